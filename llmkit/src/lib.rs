@@ -1,1 +1,28 @@
-//! skeleton
+//! # llmkit — inference methods for large language models, reproduced and measured
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`hub`] | names of models and corpora, resolved to verified local files |
+//! | [`model`] | the transformer that runs them: config, weights, tokenizer, sampling |
+//! | [`quant`] | `format` = how codes are stored, `method` = how codes are chosen |
+//! | [`eval`] | metrics and the ledger of claims |
+//! | `report` | tables and figures, displayed in notebooks and exported to papers (feature `notebook`) |
+//! | [`session`], [`progress`], [`interrupt`] | the running notebook: its parameters, its progress bars, its stop button |
+//!
+//! Letters used for shapes everywhere: B batch, T tokens, H query heads, G key/value heads, D head dimension,
+//! K input features, N output features, V vocabulary.
+//!
+//! Features: `notebook` (tables, figures, rich display) and `cuda` (candle's CUDA device).
+
+pub mod error;
+pub mod eval;
+pub mod hub;
+pub mod interrupt;
+pub mod model;
+pub mod progress;
+pub mod quant;
+#[cfg(feature = "notebook")]
+pub mod report;
+pub mod session;
+
+pub use error::{Error, Result};
