@@ -117,13 +117,28 @@ pub enum Error {
 
 impl Error {
     /// An [`Error::Io`] for `operation` on `path`, for use in `map_err`.
-    pub fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
+    pub fn io(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.into();
-        move |source| Error::Io { operation, path, source }
+        move |source| Error::Io {
+            operation,
+            path,
+            source,
+        }
     }
 
     /// An [`Error::Argument`].
-    pub fn argument(name: impl Into<String>, expected: impl Into<String>, got: impl ToString) -> Error {
-        Error::Argument { name: name.into(), expected: expected.into(), got: got.to_string() }
+    pub fn argument(
+        name: impl Into<String>,
+        expected: impl Into<String>,
+        got: impl ToString,
+    ) -> Error {
+        Error::Argument {
+            name: name.into(),
+            expected: expected.into(),
+            got: got.to_string(),
+        }
     }
 }

@@ -35,5 +35,9 @@ pub fn is_requested() -> bool {
 /// # Errors
 /// [`Error::Interrupted`] if the stop button was pressed since the cell started.
 pub fn check(operation: &str) -> Result<()> {
-    if is_requested() { Err(Error::Interrupted(operation.to_owned())) } else { Ok(()) }
+    if is_requested() {
+        Err(Error::Interrupted(operation.to_owned()))
+    } else {
+        Ok(())
+    }
 }

@@ -51,7 +51,15 @@ impl Progress {
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         let id = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Progress {
-            state: State { id, label: label.into(), done: 0, total, unit: unit.into(), seconds: 0.0, finished: false },
+            state: State {
+                id,
+                label: label.into(),
+                done: 0,
+                total,
+                unit: unit.into(),
+                seconds: 0.0,
+                finished: false,
+            },
             start: Instant::now(),
             shown: None,
             is_live: is_live(),
@@ -72,7 +80,11 @@ impl Progress {
     /// [`Error::Interrupted`](crate::Error::Interrupted) if the user pressed stop.
     pub fn set(&mut self, done: u64) -> Result<()> {
         self.state.done = done;
-        let pause = if self.is_live { Duration::from_millis(100) } else { Duration::from_secs(1) };
+        let pause = if self.is_live {
+            Duration::from_millis(100)
+        } else {
+            Duration::from_secs(1)
+        };
         // An operation that ends within its first pause shows nothing: no flicker, no noise in logs.
         let since = self.shown.unwrap_or(self.start);
         if since.elapsed() >= pause {
@@ -88,7 +100,8 @@ impl Progress {
         // Output that nobody reads any more is not this operation's failure.
         let _ = if self.is_live {
             let json = serde_json::to_string(&self.state).unwrap_or_default();
-            writeln!(out, "EVCXR_BEGIN_CONTENT {MIME}\n{json}\nEVCXR_END_CONTENT").and_then(|()| out.flush())
+            writeln!(out, "EVCXR_BEGIN_CONTENT {MIME}\n{json}\nEVCXR_END_CONTENT")
+                .and_then(|()| out.flush())
         } else {
             drop(out);
             writeln!(std::io::stderr(), "{}", self.state.line())
@@ -112,7 +125,10 @@ impl State {
         let mut line = format!("{}: {}", self.label, amount(self.done as f64, &self.unit));
         if self.total > 0 {
             let share = 100.0 * self.done as f64 / self.total as f64;
-            line += &format!(" of {} ({share:.0} %)", amount(self.total as f64, &self.unit));
+            line += &format!(
+                " of {} ({share:.0} %)",
+                amount(self.total as f64, &self.unit)
+            );
         }
         line += &format!(", {}/s", amount(rate, &self.unit));
         if self.total > self.done && !self.finished && rate > 0.0 {
@@ -154,7 +170,10 @@ mod tests {
             seconds: 5.0,
             finished: false,
         };
-        assert_eq!(state.line(), "download: 25.0 MB of 100.0 MB (25 %), 5.0 MB/s, 15 s left");
+        assert_eq!(
+            state.line(),
+            "download: 25.0 MB of 100.0 MB (25 %), 5.0 MB/s, 15 s left"
+        );
     }
 
     #[test]

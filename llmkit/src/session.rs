@@ -52,7 +52,10 @@ fn from_file() -> Option<Session> {
     match serde_json::from_str(&text) {
         Ok(session) => Some(session),
         Err(error) => {
-            eprintln!("llmkit: {}: {error}; using the environment instead", Path::new(&path).display());
+            eprintln!(
+                "llmkit: {}: {error}; using the environment instead",
+                Path::new(&path).display()
+            );
             None
         }
     }
@@ -86,7 +89,9 @@ fn from_environment() -> Session {
 /// assert_eq!(bits, 4);
 /// ```
 pub fn param<T: serde::de::DeserializeOwned + std::fmt::Debug>(name: &str, default: T) -> T {
-    let Some(value) = current().params.get(name) else { return default };
+    let Some(value) = current().params.get(name) else {
+        return default;
+    };
     match serde_json::from_value(value.clone()) {
         Ok(value) => value,
         Err(error) => {
@@ -109,10 +114,16 @@ pub fn root() -> PathBuf {
 
 /// Directory that figures are saved under.
 pub fn figures_dir() -> PathBuf {
-    current().figures.clone().unwrap_or_else(|| root().join("figures"))
+    current()
+        .figures
+        .clone()
+        .unwrap_or_else(|| root().join("figures"))
 }
 
 /// Directory that results and the ledger are written under.
 pub fn results_dir() -> PathBuf {
-    current().results.clone().unwrap_or_else(|| root().join("data/results"))
+    current()
+        .results
+        .clone()
+        .unwrap_or_else(|| root().join("data/results"))
 }
