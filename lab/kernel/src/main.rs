@@ -6,6 +6,7 @@
 //! | `stock --connection-file F --repo DIR` | Jupyter; the unchanged evcxr kernel on the same prelude |
 //! | `spare --repo DIR [--detach]` | the lab and every kernel, to have a warm one ready |
 //! | `snapshot --repo DIR [--check]` | the lab: builds what cells link to |
+//! | `profile --repo DIR` | whoever wonders where a kernel's start goes |
 //! | `cargo`, `rustup` (by name) | evcxr and rust-analyzer, through `PATH`: see [`shim`] |
 //! | the evaluation process (by environment) | evcxr, through [`child`] |
 
@@ -76,9 +77,39 @@ fn run(role: Option<&str>, arguments: &Arguments) -> Result<ExitCode> {
         Some("kernel") => spare::launch(&arguments.path("--repo")?, &arguments.path("--connection-file")?),
         Some("stock") => stock(&arguments.path("--repo")?, &arguments.path("--connection-file")?),
         Some("spare") => spare::serve(&arguments.path("--repo")?, arguments.is_set("--detach")),
+        Some("profile") => profile(&arguments.path("--repo")?),
         Some("snapshot") => snapshot::command(&arguments.path("--repo")?, arguments.is_set("--check")),
         _ => bail!("expected kernel, stock, spare or snapshot; got {}", role.unwrap_or("nothing")),
     }
+}
+
+/// Times the steps of a start and of the first cells.
+fn profile(repo: &Path) -> Result<ExitCode> {
+    let mut last = std::time::Instant::now();
+    let mut lap = |what: &str| {
+        eprintln!("{:6.3} s  {what}", last.elapsed().as_secs_f64());
+        last = std::time::Instant::now();
+    };
+    let snapshot = snapshot::ensure(repo)?;
+    lap("find the snapshot");
+    snapshot.enter()?;
+    let mut evaluator = evaluate::Evaluator::new()?;
+    lap("start evcxr (rust-analyzer loads its crates)");
+    evaluator.warm_up();
+    lap("warm up");
+    for code in [
+        "let a = 1;",
+        "let v = vec![1.5, 2.5];",
+        "v.iter().sum::<f64>()",
+        "let t = Tensor::zeros((2, 2), DType::F32, &Device::Cpu)?;",
+        "let f = df!(\"x\" => [1, 2, 3])?;",
+        "f.clone().lazy().filter(col(\"x\").gt(lit(1))).collect()?",
+        "println!(\"{}\", a);",
+    ] {
+        let outcome = evaluator.execute(code, Box::new(|_| {}));
+        lap(&format!("{code}{}", if outcome.is_ok() { "" } else { "  FAILED" }));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The unchanged evcxr kernel, with our prelude and prebuilt library in its environment.

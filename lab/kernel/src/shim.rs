@@ -70,7 +70,7 @@ fn real(tool: &Path, arguments: &[String]) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// A command with `PATH` and `CARGO_HOME` as they were before [`Snapshot::enter`].
+/// A command in the user's own environment: `PATH` and `CARGO_HOME` as they were before [`Snapshot::enter`].
 pub fn restored(tool: &Path) -> Command {
     let mut command = Command::new(tool);
     if let (Some(path), Some(snapshot)) = (std::env::var_os("PATH"), std::env::var_os(SNAPSHOT_VAR)) {
@@ -84,6 +84,14 @@ pub fn restored(tool: &Path) -> Command {
         Some(home) if !home.is_empty() => command.env("CARGO_HOME", home),
         _ => command.env_remove("CARGO_HOME"),
     };
+    // What an outer cargo (`cargo run`, `cargo test`) says of the package it runs is not the user's; build scripts
+    // that watch these variables would otherwise rebuild their crates on every change of caller.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"].iter().any(|prefix| text.starts_with(prefix)) {
+            command.env_remove(&name);
+        }
+    }
     command
 }
 

@@ -287,20 +287,16 @@ fn sweep(directory: &Path) {
 /// A short name for what of the environment a cell can see; spares serve only launchers that share it.
 fn fingerprint() -> String {
     let mut hash = Sha256::new();
+    // Set by shells, front ends and outer cargos, differently for each caller; no cell depends on them.
     let ignored = |name: &str| {
         SESSION_VARS.contains(&name)
-            || name.starts_with("JPY_")
-            || name.starts_with("JUPYTER")
-            || ["_", "PWD", "OLDPWD", "SHLVL", "PPID", SESSION_VAR, "LLMKIT_LAB_PID", "IPY_INTERRUPT_EVENT", "TERM", "COLUMNS", "LINES", "PYDEVD_USE_FRAME_EVAL", "CARGO", "RUSTUP_TOOLCHAIN", "RUST_RECURSION_COUNT", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"].contains(&name)
-            || name.starts_with("CARGO_PKG")
-            || name.starts_with("CARGO_BIN")
-            || name == "CARGO_MANIFEST_DIR"
-            || name == "CARGO_MANIFEST_PATH"
+            || ["JPY_", "JUPYTER", "CARGO", "RUST_", "RUSTUP_", "PYDEVD_", "CLICOLOR"].iter().any(|prefix| name.starts_with(prefix))
+            || ["_", "PWD", "OLDPWD", "SHLVL", "PATH", "VIRTUAL_ENV", "TERM", "COLUMNS", "LINES", "FORCE_COLOR", "PAGER", "GIT_PAGER", "MPLBACKEND", "LD_LIBRARY_PATH", SESSION_VAR, LAB_VAR]
+                .contains(&name)
     };
     let variables: BTreeMap<OsString, OsString> =
         std::env::vars_os().filter(|(name, _)| !ignored(&name.to_string_lossy())).collect();
-    // PATH differs between a shell and a virtual environment started from it, and no cell depends on it.
-    for (name, value) in variables.iter().filter(|(name, _)| *name != "PATH") {
+    for (name, value) in &variables {
         hash.update(name.as_encoded_bytes());
         hash.update([0]);
         hash.update(value.as_encoded_bytes());

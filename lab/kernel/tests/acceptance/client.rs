@@ -122,6 +122,11 @@ impl Kernel {
         id
     }
 
+    /// Waits until the kernel publishes a message of a kind; it is not seen again by [`Kernel::finish`].
+    pub async fn wait_for(&mut self, kind: &str) {
+        while self.iopub.read().await.expect("iopub").header.msg_type != kind {}
+    }
+
     /// Collects what comes of a cell until it is idle and its reply is here.
     pub async fn finish(&mut self, id: &str) -> Reply {
         let start = Instant::now();
