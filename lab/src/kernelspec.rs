@@ -75,10 +75,7 @@ fn ours(place: &Place) -> [(&'static str, KernelSpec); 2] {
         display_name: display_name.to_owned(),
         language: "rust".to_owned(),
         interrupt_mode: "message".to_owned(),
-        env: BTreeMap::from([
-            ("LLMKIT_CACHE".to_owned(), text(&place.cache)),
-            ("LLMKIT_BUILD".to_owned(), text(&place.build_dir())),
-        ]),
+        env: BTreeMap::from([("LLMKIT_CACHE".to_owned(), text(&place.cache))]),
     };
     [
         (LIVE, spec("kernel", "Rust (llmkit)")),

@@ -1,9 +1,13 @@
 //! `cargo lab`: sets up, opens, runs, tests and exports the notebooks. It knows nothing about any algorithm.
 
 mod cargo;
+mod clean;
 mod client;
+mod doctor;
+mod export;
 mod kernelspec;
 mod notebook;
+mod open;
 mod outputs;
 mod place;
 mod process;
@@ -11,6 +15,7 @@ mod run;
 mod runner;
 mod select;
 mod setup;
+mod test;
 mod venv;
 mod wire;
 
@@ -32,6 +37,8 @@ use place::Place;
 struct Cli {
     #[command(subcommand)]
     command: Option<Action>,
+    #[command(flatten)]
+    open: open::OpenArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -40,6 +47,14 @@ enum Action {
     Setup,
     /// Run notebooks headless from a fresh kernel; any error, panic or timeout fails
     Run(run::RunArgs),
+    /// Everything CI runs: format, clippy, documentation, tests, doctor, notebooks
+    Test(test::TestArgs),
+    /// Look at each part: is it there, which version, how to mend it
+    Doctor(doctor::DoctorArgs),
+    /// Remove what setup made for this checkout
+    Clean(clean::CleanArgs),
+    /// Draw stored figures anew for a venue, without running anything
+    Export(export::ExportArgs),
 }
 
 fn main() -> ExitCode {
@@ -58,8 +73,12 @@ fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> Result<bool> {
     let place = Place::find()?;
     match cli.command {
-        None => Ok(true),
+        None => open::command(&place, &cli.open),
         Some(Action::Setup) => setup::setup(&place).map(|()| true),
         Some(Action::Run(args)) => run::command(&place, &args),
+        Some(Action::Test(args)) => test::command(&place, &args),
+        Some(Action::Doctor(args)) => doctor::command(&place, &args),
+        Some(Action::Clean(args)) => clean::command(&place, &args).map(|()| true),
+        Some(Action::Export(args)) => export::command(&place, &args),
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use crate::kernelspec::{self, LIVE, STOCK};
@@ -101,10 +101,7 @@ fn jobs(place: &Place, args: &RunArgs, out: &Path) -> Result<Vec<Job>> {
     Venv::find(place)?.ensure(place)?;
     let spec = kernelspec::find(place, kernel)?;
     let params: BTreeMap<String, Value> = args.params.iter().cloned().collect();
-    let mut env = vec![(
-        "LLMKIT_CACHE".to_owned(),
-        place.cache.to_string_lossy().into_owned(),
-    )];
+    let mut env = vec![(setup::LAB_PID.to_owned(), std::process::id().to_string())];
     if args.scratch {
         for (name, dir) in [("LLMKIT_FIGURES", "figures"), ("LLMKIT_RESULTS", "results")] {
             let dir = out.join(dir).to_string_lossy().into_owned();
@@ -163,21 +160,27 @@ fn check_language(source: &Path) -> Result<()> {
     }
 }
 
+/// Runs the jobs in order, `at_once` at a time.
 async fn run_jobs(jobs: Vec<Job>, at_once: usize) -> Result<Vec<Outcome>> {
-    let gate = Arc::new(Semaphore::new(at_once));
-    let mut tasks = JoinSet::new();
-    for (at, job) in jobs.into_iter().enumerate() {
-        let gate = gate.clone();
-        tasks.spawn(async move {
-            let _turn = gate.acquire_owned().await;
-            let outcome = run(&job).await;
-            eprintln!("{}", one_line(&outcome));
-            (at, outcome)
+    let queue = Arc::new(Mutex::new(jobs.into_iter().enumerate()));
+    let mut workers = JoinSet::new();
+    for _ in 0..at_once {
+        let queue = queue.clone();
+        workers.spawn(async move {
+            let mut outcomes = Vec::new();
+            loop {
+                let Some((at, job)) = queue.lock().await.next() else {
+                    return outcomes;
+                };
+                let outcome = run(&job).await;
+                eprintln!("{}", one_line(&outcome));
+                outcomes.push((at, outcome));
+            }
         });
     }
     let mut outcomes = Vec::new();
-    while let Some(done) = tasks.join_next().await {
-        outcomes.push(done.context("a notebook's task ended unexpectedly; please report this")?);
+    while let Some(done) = workers.join_next().await {
+        outcomes.extend(done.context("the runner itself failed; please report this")?);
     }
     outcomes.sort_by_key(|(at, _)| *at);
     Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
@@ -205,9 +208,10 @@ pub fn report(outcome: &Outcome) -> String {
     }
 }
 
-fn table(outcomes: &[Outcome]) -> Table {
+/// The outcomes, one row a notebook.
+pub fn table(outcomes: &[Outcome]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_preset(presets::ASCII_MARKDOWN);
     table.set_header([
         "notebook",
         "",

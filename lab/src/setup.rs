@@ -143,7 +143,10 @@ fn copy_binary(from: &Path, to: &Path) -> Result<()> {
     copy().with_context(|| format!("copy {} to {}", from.display(), to.display()))
 }
 
-/// A command of the kernel binary, told where the cache and the build are.
+/// Names the lab's process to kernels: warm spares live as long as it does.
+pub const LAB_PID: &str = "LLMKIT_LAB_PID";
+
+/// A command of the kernel binary, told where the cache is and whose it is.
 pub fn kernel_command(place: &Place, subcommand: &str) -> Command {
     let mut command = Command::new(place.kernel());
     command
@@ -152,7 +155,7 @@ pub fn kernel_command(place: &Place, subcommand: &str) -> Command {
         .arg(&place.root)
         .current_dir(&place.root)
         .env("LLMKIT_CACHE", &place.cache)
-        .env("LLMKIT_BUILD", place.build_dir());
+        .env(LAB_PID, std::process::id().to_string());
     command
 }
 

@@ -53,6 +53,7 @@ impl Venv {
                     REQUIREMENTS.as_bytes(),
                     SETTINGS.as_bytes(),
                     version.as_bytes(),
+                    b" ",
                     base.as_os_str().as_encoded_bytes(),
                 ]);
                 let dir = place.cache.join("venv").join(name);
