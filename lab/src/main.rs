@@ -1,5 +1,6 @@
 //! `cargo lab`: sets up, opens, runs, tests and exports the notebooks. It knows nothing about any algorithm.
 
+mod bench;
 mod cargo;
 mod clean;
 mod client;
@@ -55,6 +56,8 @@ enum Action {
     Clean(clean::CleanArgs),
     /// Draw stored figures anew for a venue, without running anything
     Export(export::ExportArgs),
+    /// Measure how long a notebook's user waits
+    Bench(bench::BenchArgs),
 }
 
 fn main() -> ExitCode {
@@ -80,5 +83,6 @@ fn dispatch(cli: Cli) -> Result<bool> {
         Some(Action::Doctor(args)) => doctor::command(&place, &args),
         Some(Action::Clean(args)) => clean::command(&place, &args).map(|()| true),
         Some(Action::Export(args)) => export::command(&place, &args),
+        Some(Action::Bench(args)) => bench::command(&place, &args),
     }
 }

@@ -48,6 +48,22 @@ pub struct RunArgs {
     pub quick: bool,
 }
 
+impl RunArgs {
+    /// What `cargo lab run PATH` does.
+    pub fn of(path: &Path) -> RunArgs {
+        RunArgs {
+            what: vec![path.to_string_lossy().into_owned()],
+            params: Vec::new(),
+            timeout: 600.0,
+            jobs: 1,
+            out: None,
+            kernel: None,
+            scratch: false,
+            quick: false,
+        }
+    }
+}
+
 /// Runs the notebooks, prints the table, and says whether all of them passed.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! `cargo lab test`: everything CI runs, in one command; every step runs even if an earlier one failed.
 
 use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -284,14 +285,11 @@ fn with_flag(variable: &str, flag: &str) -> String {
 fn notebooks(place: &Place, count: &mut Count) -> Result<bool> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let args = RunArgs {
-        what: vec!["all".to_owned()],
-        params: Vec::new(),
-        timeout: 600.0,
         jobs: (cores / 2).clamp(1, 4) as u16,
         out: Some(place.root.join("target/lab/test")),
-        kernel: None,
         scratch: true,
         quick: true,
+        ..RunArgs::of(Path::new("all"))
     };
     let outcomes = run::run_all(place, &args)?;
     println!("{}", run::table(&outcomes));
