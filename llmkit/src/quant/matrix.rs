@@ -4,6 +4,7 @@ use std::fmt;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::Granularity;
 use crate::{Error, Result};
 
 /// A weight matrix `[N, K]` (outputs × inputs), row-major, finite, not empty.
@@ -88,6 +89,22 @@ impl Matrix {
             .ok_or_else(|| Error::argument("row", format!("0 … {}", self.rows - 1), n))
     }
 
+    /// How many different values each block of `granularity` holds. 2ᵇ or fewer in every block of g weights is the
+    /// trace of an earlier b-bit quantization in groups of g.
+    pub fn distinct_values(&self, granularity: Granularity) -> Vec<usize> {
+        granularity
+            .blocks(self.rows, self.cols)
+            .map(|block| {
+                let mut values = self.data[block].to_vec();
+                // Adding 0 makes −0 into 0.
+                values.iter_mut().for_each(|value| *value += 0.0);
+                values.sort_by(f32::total_cmp);
+                values.dedup();
+                values.len()
+            })
+            .collect()
+    }
+
     /// The matrix as a candle tensor `[N, K]`, f32, on the CPU.
     ///
     /// # Errors
@@ -131,6 +148,14 @@ mod tests {
             let error = Matrix::new(rows, cols, data).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         }
+    }
+
+    #[test]
+    fn an_earlier_quantization_shows_in_the_values() -> Result<()> {
+        let matrix = Matrix::new(1, 5, vec![0.5, -0.0, 0.0, 0.5, 0.25])?;
+        assert_eq!(matrix.distinct_values(Granularity::Channel), [3]);
+        assert_eq!(matrix.distinct_values(Granularity::Group(2)), [2, 2, 1]);
+        Ok(())
     }
 
     #[test]

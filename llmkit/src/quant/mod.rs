@@ -10,6 +10,7 @@
 //! | [`Matrix`] | a checked weight matrix, `[N, K]` row-major, from a slice or a candle tensor |
 //! | [`Quantized`] | the packed result; it knows its true size |
 //! | [`error`](mod@error) | mean squared error, signal to noise in dB |
+//! | [`law`] | the 6.02 dB law of rounding, measured row by row |
 //! | [`sweep`](fn@sweep) | one matrix through many formats: the table behind every error-against-bytes plot |
 //!
 //! ```
@@ -27,6 +28,7 @@ mod bits;
 pub mod error;
 pub mod format;
 mod granularity;
+pub mod law;
 mod matrix;
 pub mod method;
 mod quantized;

@@ -42,6 +42,25 @@ impl IntAffine {
         })
     }
 
+    /// Every width of `bits` at every one of `granularities`, widths running fastest.
+    ///
+    /// # Errors
+    /// Those of [`IntAffine::new`].
+    pub fn family(
+        bits: impl IntoIterator<Item = u32> + Clone,
+        granularities: &[Granularity],
+    ) -> Result<Vec<Arc<dyn Format>>> {
+        granularities
+            .iter()
+            .flat_map(|&granularity| {
+                bits.clone()
+                    .into_iter()
+                    .map(move |bits| (bits, granularity))
+            })
+            .map(|(bits, granularity)| Ok(IntAffine::new(bits, granularity)?.shared()))
+            .collect()
+    }
+
     /// 2ᵇ − 1, the number of steps and the greatest code.
     fn steps(&self) -> u32 {
         (1 << self.bits) - 1
@@ -119,18 +138,13 @@ fn params(grid: &Grid) -> [f32; 2] {
 
 /// Every width at every granularity, with groups that divide nothing.
 pub(super) fn members() -> Vec<Arc<dyn Format>> {
-    let mut members: Vec<Arc<dyn Format>> = Vec::new();
-    for bits in WIDTHS {
-        for granularity in [
-            Granularity::Tensor,
-            Granularity::Channel,
-            Granularity::Group(64),
-            Granularity::Group(5),
-        ] {
-            members.push(Arc::new(IntAffine { bits, granularity }));
-        }
-    }
-    members
+    let granularities = [
+        Granularity::Tensor,
+        Granularity::Channel,
+        Granularity::Group(64),
+        Granularity::Group(5),
+    ];
+    IntAffine::family(WIDTHS, &granularities).unwrap_or_default()
 }
 
 #[cfg(test)]

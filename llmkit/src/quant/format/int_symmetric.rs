@@ -39,6 +39,25 @@ impl IntSymmetric {
         })
     }
 
+    /// Every width of `bits` at every one of `granularities`, widths running fastest.
+    ///
+    /// # Errors
+    /// Those of [`IntSymmetric::new`].
+    pub fn family(
+        bits: impl IntoIterator<Item = u32> + Clone,
+        granularities: &[Granularity],
+    ) -> Result<Vec<Arc<dyn Format>>> {
+        granularities
+            .iter()
+            .flat_map(|&granularity| {
+                bits.clone()
+                    .into_iter()
+                    .map(move |bits| (bits, granularity))
+            })
+            .map(|(bits, granularity)| Ok(IntSymmetric::new(bits, granularity)?.shared()))
+            .collect()
+    }
+
     /// m = 2ᵇ⁻¹ − 1, the steps on either side of zero.
     fn steps(&self) -> u32 {
         (1 << (self.bits - 1)) - 1
@@ -108,18 +127,13 @@ fn scale(grid: &Grid) -> f32 {
 
 /// Every width at every granularity, with groups that divide nothing.
 pub(super) fn members() -> Vec<Arc<dyn Format>> {
-    let mut members: Vec<Arc<dyn Format>> = Vec::new();
-    for bits in WIDTHS {
-        for granularity in [
-            Granularity::Tensor,
-            Granularity::Channel,
-            Granularity::Group(64),
-            Granularity::Group(5),
-        ] {
-            members.push(Arc::new(IntSymmetric { bits, granularity }));
-        }
-    }
-    members
+    let granularities = [
+        Granularity::Tensor,
+        Granularity::Channel,
+        Granularity::Group(64),
+        Granularity::Group(5),
+    ];
+    IntSymmetric::family(WIDTHS, &granularities).unwrap_or_default()
 }
 
 #[cfg(test)]
