@@ -78,6 +78,61 @@ pub fn noise_over_bennett(
         .collect()
 }
 
+/// The largest error of any weight over the largest that the format promises ([`Format::max_error`]): at most 1, or the
+/// format is wrong. Blocks of zeros promise and make no error and are left out.
+///
+/// # Errors
+/// The method's errors.
+pub fn worst_over_bound(weights: &Matrix, method: &dyn Method, format: &dyn Format) -> Result<f64> {
+    let quantized = method.quantize(weights, format)?;
+    let decoded = quantized.decode()?;
+    let blocks = format.granularity().blocks(weights.rows(), weights.cols());
+    let mut worst = 0f64;
+    for (block, grid) in blocks.zip(quantized.grids()) {
+        let error = error::max_abs(&weights.data()[block.clone()], &decoded.data()[block])?;
+        if error > 0.0 {
+            worst = worst.max(error / format.max_error(&grid));
+        }
+    }
+    Ok(worst)
+}
+
+/// What `fine` gains over `coarse` beyond its price, in dB, for each row of `weights`: the difference in SQNR less
+/// [`DB_PER_BIT`](error::DB_PER_BIT) for every true bit a weight that `fine` costs more. Above zero, bits are better
+/// spent on `fine`'s grids than on wider codes.
+///
+/// # Errors
+/// [`Error::Argument`] for a row without signal or without noise; the method's errors.
+pub fn gain_at_equal_bits(
+    weights: &Matrix,
+    method: &dyn Method,
+    fine: &dyn Format,
+    coarse: &dyn Format,
+) -> Result<Vec<f64>> {
+    let (fine, coarse) = (
+        method.quantize(weights, fine)?,
+        method.quantize(weights, coarse)?,
+    );
+    let price = error::DB_PER_BIT * (fine.bits_per_weight() - coarse.bits_per_weight());
+    let (fine, coarse) = (fine.decode()?, coarse.decode()?);
+    (0..weights.rows())
+        .map(|n| {
+            let row = weights.row(n)?;
+            let gain = error::sqnr_db(row, fine.row(n)?)? - error::sqnr_db(row, coarse.row(n)?)?;
+            if gain.is_finite() {
+                Ok(gain - price)
+            } else {
+                let name = format!("row {n}");
+                Err(Error::argument(
+                    name,
+                    "some signal and some noise",
+                    format!("{gain} dB"),
+                ))
+            }
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use rand::{Rng, SeedableRng};
@@ -109,6 +164,37 @@ mod tests {
             let noise = stats::mean(&noise, 1)?;
             assert!((noise.value - 1.0).abs() < 0.02, "{noise}");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn no_weight_breaks_its_bound_and_some_weight_comes_near() -> Result<()> {
+        let weights = uniform(4, 1024)?;
+        for format in IntAffine::family(2..=8, &[Granularity::Channel, Granularity::Group(5)])? {
+            let worst = worst_over_bound(&weights, &Rtn, format.as_ref())?;
+            assert!((0.6..=1.0).contains(&worst), "{}: {worst}", format.name());
+        }
+        let zeros = Matrix::new(1, 2, vec![0.0; 2])?;
+        let format = IntAffine::new(4, Granularity::Tensor)?;
+        assert_eq!(worst_over_bound(&zeros, &Rtn, &format)?, 0.0);
+        Ok(())
+    }
+
+    #[test]
+    fn groups_pay_where_scales_differ_and_not_where_they_do_not() -> Result<()> {
+        let mut uneven = uniform(8, 512)?.data().to_vec();
+        for (i, weight) in uneven.iter_mut().enumerate() {
+            // One run of 64 in eight is loud: per row, seven eighths of the noise are its fault.
+            *weight *= if i / 64 % 8 == 0 { 1.0 } else { 0.05 };
+        }
+        let fine = IntAffine::new(4, Granularity::Group(64))?;
+        let coarse = IntAffine::new(4, Granularity::Channel)?;
+        let gain = |weights: &Matrix| -> Result<f64> {
+            Ok(stats::mean(&gain_at_equal_bits(weights, &Rtn, &fine, &coarse)?, 0)?.value)
+        };
+        assert!(gain(&Matrix::new(8, 512, uneven)?)? > 5.0);
+        // Uniform weights have the same range everywhere: scales are paid for nothing.
+        assert!(gain(&uniform(8, 512)?)? < -1.0);
         Ok(())
     }
 
