@@ -10,7 +10,14 @@ use crate::walk::{files, name, shown, stem};
 
 /// Everything that is broken below `root`, except the index.
 pub fn violations(root: &Path) -> Vec<String> {
-    [stems(root), notebooks(root), links(root), tables(root)].concat()
+    [
+        stems(root),
+        papers(root),
+        notebooks(root),
+        links(root),
+        tables(root),
+    ]
+    .concat()
 }
 
 /// Modules of `stem` (`quant/rtn`): files or directories of that name anywhere below the area's sources.
@@ -74,6 +81,27 @@ fn stems(root: &Path) -> Vec<String> {
         Err(error) => broken.push(error.to_string()),
     }
     broken
+}
+
+/// Every claim names its paper by a key of `resources/llmkit.bib`.
+fn papers(root: &Path) -> Vec<String> {
+    let bib = fs::read_to_string(root.join("resources/llmkit.bib")).unwrap_or_default();
+    // A ledger that cannot be read is reported by `stems`.
+    let rows = Ledger::at(root.join("data/results/ledger.csv"))
+        .rows()
+        .unwrap_or_default();
+    rows.iter()
+        .filter(|row| {
+            !bib.lines()
+                .any(|line| line.ends_with(&format!("{{{},", row.paper)))
+        })
+        .map(|row| {
+            format!(
+                "ledger: {} cites {:?}, which is not in resources/llmkit.bib",
+                row.stem, row.paper
+            )
+        })
+        .collect()
 }
 
 /// Notebooks are stored clean: our kernel, no outputs, no `:dep`.

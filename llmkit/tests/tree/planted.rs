@@ -42,6 +42,7 @@ fn sound() -> TempDir {
         ("figures/quant/rtn.svg", "<svg/>"),
         ("figures/tour/rounding.pdf", ""),
         ("figures/manifest.json", "{}"),
+        ("resources/llmkit.bib", "@misc{p,\n}\n"),
     ] {
         write(tree.path(), path, text);
     }
@@ -194,6 +195,10 @@ fn a_claim_without_a_notebook_is_caught() {
         broken,
         ["ledger: the claim of quant/lost belongs to no notebook"]
     );
+    write(tree.path(), "resources/llmkit.bib", "");
+    let broken = check::violations(tree.path());
+    assert!(broken[1].contains("cites \"p\""), "{broken:?}");
+    write(tree.path(), "resources/llmkit.bib", "@misc{p,\n");
     // A part of a notebook is the notebook's; its verdict is in the index.
     let row = Row {
         stem: "tour/rounding".into(),
