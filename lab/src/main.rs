@@ -7,6 +7,7 @@ mod client;
 mod doctor;
 mod export;
 mod kernelspec;
+mod new;
 mod notebook;
 mod open;
 mod outputs;
@@ -56,6 +57,8 @@ enum Action {
     Clean(clean::CleanArgs),
     /// Draw stored figures anew for a venue, without running anything
     Export(export::ExportArgs),
+    /// Start a method: module, note and notebook, registered and tested
+    New(new::NewArgs),
     /// Measure how long a notebook's user waits
     Bench(bench::BenchArgs),
 }
@@ -83,6 +86,7 @@ fn dispatch(cli: Cli) -> Result<bool> {
         Some(Action::Doctor(args)) => doctor::command(&place, &args),
         Some(Action::Clean(args)) => clean::command(&place, &args).map(|()| true),
         Some(Action::Export(args)) => export::command(&place, &args),
+        Some(Action::New(args)) => new::command(&place, &args),
         Some(Action::Bench(args)) => bench::command(&place, &args),
     }
 }

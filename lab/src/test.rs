@@ -12,7 +12,7 @@ use crate::doctor::{self, DoctorArgs};
 use crate::place::Place;
 use crate::run::{self, RunArgs};
 use crate::runner::strip_colours;
-use crate::{cargo, setup};
+use crate::{cargo, new, setup};
 
 /// Arguments of `cargo lab test`.
 #[derive(Debug, Clone, clap::Args)]
@@ -47,6 +47,7 @@ enum Step {
     Setup,
     Doctor,
     Notebooks,
+    Scaffold,
 }
 
 /// Every step by name. Packages are built one by one, as users build them: together, cargo would merge their features.
@@ -177,6 +178,7 @@ const STEPS: &[(&str, Step)] = &[
         "tests lab",
         Step::Cargo(&["test", "--locked", "--no-fail-fast", "-p", "llmkit-lab"]),
     ),
+    ("scaffold", Step::Scaffold),
     ("setup", Step::Setup),
     ("doctor", Step::Doctor),
     (
@@ -270,6 +272,7 @@ fn perform(place: &Place, step: Step, count: &mut Count) -> Result<bool> {
         Step::Setup => setup::setup(place).map(|()| true),
         Step::Doctor => doctor::command(place, &DoctorArgs::default()),
         Step::Notebooks => notebooks(place, count),
+        Step::Scaffold => scaffold(place, count),
     }
 }
 
@@ -303,6 +306,51 @@ fn notebooks(place: &Place, count: &mut Count) -> Result<bool> {
         }
     }
     Ok(count.failed == 0)
+}
+
+/// A method made by `cargo lab new` in a copy of the tree passes its tests as it is.
+///
+/// The copy has always the same place, so that only what changed is compiled.
+fn scaffold(place: &Place, count: &mut Count) -> Result<bool> {
+    let copy = place.root.join("target/lab/scaffold");
+    if copy.exists() {
+        std::fs::remove_dir_all(&copy).with_context(|| format!("remove {}", copy.display()))?;
+    }
+    copy_tree(&place.root, &copy)?;
+    new::scaffold(&copy, "quant/scaffolded_method")?;
+    let place = Place {
+        root: copy,
+        ..place.clone()
+    };
+    let mut passed = new::finish(&place)?;
+    for target in [&["--lib", "quant::method"][..], &["--test", "tree"]] {
+        let mut command = cargo::command(&place, "test");
+        command.args(["--locked", "-p", "llmkit", "--features", "notebook"]);
+        passed &= stream(command.args(target), &mut std::io::stdout(), count)?;
+    }
+    Ok(passed)
+}
+
+/// Copies a checkout without what git and cargo keep in it.
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    let copy = || -> std::io::Result<()> {
+        std::fs::create_dir_all(to)?;
+        for entry in std::fs::read_dir(from)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name == "target" || name == ".git" {
+                continue;
+            }
+            let (kind, target) = (entry.file_type()?, to.join(&name));
+            if kind.is_dir() {
+                copy_tree(&entry.path(), &target).map_err(std::io::Error::other)?;
+            } else if kind.is_file() {
+                std::fs::copy(entry.path(), target)?;
+            }
+        }
+        Ok(())
+    };
+    copy().with_context(|| format!("copy {}", from.display()))
 }
 
 /// Runs a command, passes on what it prints, and counts the test results in it.
