@@ -1,1 +1,64 @@
-//! To be written.
+//! Quantization: weights in few bits.
+//!
+//! Two questions are kept apart, so that n methods and m formats give n × m comparable cells:
+//!
+//! * [`format`](mod@format) — how codes are **stored**: bits a code, what a block shares, what every byte means;
+//! * [`method`] — how codes are **chosen**: round to nearest, error feedback, search …
+//!
+//! | also here | |
+//! |---|---|
+//! | [`Matrix`] | a checked weight matrix, `[N, K]` row-major, from a slice or a candle tensor |
+//! | [`Quantized`] | the packed result; it knows its true size |
+//! | [`error`](mod@error) | mean squared error, signal to noise in dB |
+//! | [`law`] | the 6.02 dB law of rounding, measured row by row |
+//! | [`sweep`](fn@sweep) | one matrix through many formats: the table behind every error-against-bytes plot |
+//!
+//! ```
+//! use llmkit::quant::{Granularity, Matrix, Method, format::IntAffine, method::Rtn};
+//!
+//! let weights = Matrix::new(2, 3, vec![0.1, -0.4, 0.3, 1.0, 0.0, -1.0])?;
+//! let format = IntAffine::new(4, Granularity::Channel)?;
+//! let quantized = Rtn.quantize(&weights, &format)?;
+//! assert_eq!(quantized.bytes(), 3 + 5); // six 4-bit codes; two f16 scales with two 4-bit zero-points
+//! assert!((quantized.decode()?.data()[3] - 1.0).abs() < 0.07);
+//! # Ok::<(), llmkit::Error>(())
+//! ```
+
+mod bits;
+pub mod error;
+pub mod format;
+mod granularity;
+pub mod law;
+mod matrix;
+pub mod method;
+mod quantized;
+#[cfg(test)]
+mod samples;
+mod step;
+mod sweep;
+
+pub use bits::{BitReader, BitWriter};
+pub use format::{Format, Granularity, Grid};
+pub use matrix::Matrix;
+pub use method::Method;
+pub use quantized::Quantized;
+pub use sweep::{Measured, Sweep, sweep};
+
+use candle_core::Tensor;
+
+use crate::Result;
+
+/// Quantizes a two-dimensional candle tensor `[N, K]` and gives it back as the model would see it: decoded, same
+/// shape, dtype and device.
+///
+/// # Errors
+/// The errors of [`Matrix::from_tensor`] and of the method.
+pub fn fake_quantize(weights: &Tensor, method: &dyn Method, format: &dyn Format) -> Result<Tensor> {
+    let decoded = method
+        .quantize(&Matrix::from_tensor("weights", weights)?, format)?
+        .decode()?
+        .to_tensor()?;
+    Ok(decoded
+        .to_device(weights.device())?
+        .to_dtype(weights.dtype())?)
+}

@@ -1,0 +1,188 @@
+//! A quantized matrix: packed codes, packed grids, and the format that reads them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::{BitReader, BitWriter, Format, Grid, Matrix, error};
+use crate::{Error, Result};
+
+/// A weight matrix `[N, K]` as it would lie in a file or in memory: nothing is kept but the packed bytes.
+#[derive(Clone)]
+pub struct Quantized {
+    rows: usize,
+    cols: usize,
+    format: Arc<dyn Format>,
+    codes: Vec<u8>,
+    grids: Vec<u8>,
+}
+
+impl Quantized {
+    /// Packs `codes` (one a weight, row-major) and `grids` (one a block, in the order of
+    /// [`Granularity::blocks`](super::Granularity::blocks)).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there are not exactly `rows * cols` codes and one grid a block; [`Error::Argument`] if a
+    /// code does not fit in [`Format::code_bits`].
+    pub fn pack(
+        format: &dyn Format,
+        rows: usize,
+        cols: usize,
+        codes: &[u8],
+        grids: &[Grid],
+    ) -> Result<Quantized> {
+        let blocks = format.granularity().blocks(rows, cols).len();
+        if rows.checked_mul(cols) != Some(codes.len()) || grids.len() != blocks {
+            return Err(Error::Shape {
+                operation: format!("pack {}", format.name()),
+                expected: format!("[{rows}, {cols}] codes in {blocks} blocks"),
+                got: format!("{} codes, {} grids", codes.len(), grids.len()),
+            });
+        }
+        let bits = format.code_bits();
+        let mut packed = BitWriter::with_capacity(codes.len() * bits as usize);
+        for &code in codes {
+            if u32::from(code) >> bits != 0 {
+                let name = format!("code of {}", format.name());
+                return Err(Error::argument(name, format!("at most {bits} bits"), code));
+            }
+            packed.push(u32::from(code), bits);
+        }
+        let mut shared = BitWriter::default();
+        for grid in grids {
+            format.store(grid, &mut shared);
+        }
+        Ok(Quantized {
+            rows,
+            cols,
+            format: format.shared(),
+            codes: packed.finish(),
+            grids: shared.finish(),
+        })
+    }
+
+    /// The codes, one a weight, row-major.
+    pub fn codes(&self) -> Vec<u8> {
+        let mut reader = BitReader::new(&self.codes);
+        let bits = self.format.code_bits();
+        (0..self.rows * self.cols)
+            .map(|_| reader.pull(bits) as u8)
+            .collect()
+    }
+
+    /// The grids, one a block.
+    pub fn grids(&self) -> Vec<Grid> {
+        let mut reader = BitReader::new(&self.grids);
+        let blocks = self.format.granularity().blocks(self.rows, self.cols);
+        blocks
+            .map(|block| self.format.load(&mut reader, block.len()))
+            .collect()
+    }
+
+    /// The weights these bytes stand for, `[N, K]`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the bytes stand for a weight that is not finite.
+    pub fn decode(&self) -> Result<Matrix> {
+        let codes = self.codes();
+        let mut weights = vec![0.0; codes.len()];
+        let blocks = self.format.granularity().blocks(self.rows, self.cols);
+        for (block, grid) in blocks.zip(self.grids()) {
+            let (codes, weights) = (&codes[block.clone()], &mut weights[block]);
+            self.format.decode_block(&grid, codes, weights);
+        }
+        Matrix::new(self.rows, self.cols, weights)
+    }
+
+    /// [`Quantized::decode`] as a candle tensor `[N, K]`, f32, on the CPU.
+    ///
+    /// # Errors
+    /// Those of [`Quantized::decode`] and [`Matrix::to_tensor`].
+    pub fn to_tensor(&self) -> Result<Tensor> {
+        self.decode()?.to_tensor()
+    }
+
+    /// Outputs N.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Inputs K.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The format that reads the bytes.
+    pub fn format(&self) -> &dyn Format {
+        self.format.as_ref()
+    }
+
+    /// Bytes stored: codes and everything the blocks share.
+    pub fn bytes(&self) -> usize {
+        self.codes.len() + self.grids.len()
+    }
+
+    /// True bits a weight: all stored bytes over all weights, never the nominal width of a code.
+    pub fn bits_per_weight(&self) -> f64 {
+        8.0 * self.bytes() as f64 / (self.rows * self.cols) as f64
+    }
+
+    /// Signal to noise ratio in dB against the `original` weights.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `original` has another shape.
+    pub fn sqnr_db(&self, original: &Matrix) -> Result<f64> {
+        if (original.rows(), original.cols()) != (self.rows, self.cols) {
+            return Err(Error::Shape {
+                operation: "SQNR".into(),
+                expected: format!("[{}, {}]", self.rows, self.cols),
+                got: format!("[{}, {}]", original.rows(), original.cols()),
+            });
+        }
+        error::sqnr_db(original.data(), self.decode()?.data())
+    }
+}
+
+impl fmt::Display for Quantized {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} [{}, {}]: {} bytes, {:.4} bits a weight",
+            self.format.name(),
+            self.rows,
+            self.cols,
+            self.bytes(),
+            self.bits_per_weight()
+        )
+    }
+}
+
+impl fmt::Debug for Quantized {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Granularity;
+    use super::super::format::IntSymmetric;
+    use super::*;
+
+    #[test]
+    fn counts_that_do_not_fit_and_codes_too_wide_are_refused() -> Result<()> {
+        let format = IntSymmetric::new(3, Granularity::Group(2))?;
+        let grid = format.fit(&[1.0, 2.0])?;
+        let pack = |codes: &[u8], grids: usize| {
+            Quantized::pack(&format, 1, 3, codes, &vec![grid.clone(); grids])
+        };
+        assert!(pack(&[0, 1, 6], 2).is_ok());
+        assert!(pack(&[0, 1], 2).is_err());
+        let error = pack(&[0, 1, 6], 1).unwrap_err().to_string();
+        assert!(error.contains("2 blocks"), "{error}");
+        let error = pack(&[0, 1, 8], 2).unwrap_err().to_string();
+        assert!(error.contains("at most 3 bits"), "{error}");
+        Ok(())
+    }
+}

@@ -1,0 +1,49 @@
+//! Matrices that have broken quantizers before: what every contract test runs on.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::Matrix;
+
+/// Named matrices: ordinary, ragged, degenerate, extreme.
+pub(crate) fn all() -> Vec<(&'static str, Matrix)> {
+    let mut rng = ChaCha8Rng::seed_from_u64(20_261_123);
+    // A sum of three uniforms: bell-shaped, and every draw is a different float.
+    let mut bell = |count: usize, scale: f32| -> Vec<f32> {
+        let mut draw = || (0..3).map(|_| rng.random_range(-1f32..1.0)).sum::<f32>();
+        (0..count).map(|_| scale * draw()).collect()
+    };
+    let mut outlier = bell(3 * 70, 0.01);
+    outlier[75] = 1e4;
+    let mut one_sign = bell(2 * 33, 1.0);
+    for (i, w) in one_sign.iter_mut().enumerate() {
+        *w = (w.abs() + 0.5) * if i < 33 { 1.0 } else { -1.0 };
+    }
+    let halves = (-4..5).map(|i| i as f32 / 2.0).collect();
+    [
+        ("ordinary weights", 4, bell(4 * 64, 0.05)),
+        ("a ragged last group", 3, bell(3 * 67, 0.3)),
+        ("rows shorter than a group", 5, bell(5 * 3, 2.0)),
+        ("one outlier among small weights", 3, outlier),
+        ("rows of one sign", 2, one_sign),
+        ("one positive element", 1, vec![0.3]),
+        ("one negative element", 1, vec![-7.1]),
+        ("zeros", 2, vec![0.0; 18]),
+        ("minus zeros", 1, vec![-0.0; 5]),
+        ("constant rows", 2, [[0.1; 6], [-3.3; 6]].concat()),
+        ("below the normal range of f16", 2, bell(40, 1e-5)),
+        ("below every f16 step", 2, bell(40, 1e-9)),
+        ("f32 subnormals", 1, vec![1e-40, -1e-42, 3e-45]),
+        ("huge but storable", 2, bell(40, 2e4)),
+        ("exact halves", 1, halves),
+    ]
+    .into_iter()
+    .map(|(name, rows, data): (_, usize, Vec<f32>)| {
+        let cols = data.len() / rows;
+        (
+            name,
+            Matrix::new(rows, cols, data).expect("samples are sound"),
+        )
+    })
+    .collect()
+}

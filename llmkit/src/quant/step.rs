@@ -1,0 +1,78 @@
+//! What the integer formats share: the width of a code and the step between two points.
+
+use half::f16;
+
+use crate::{Error, Result};
+
+/// The widths the integer formats offer.
+pub(super) const WIDTHS: std::ops::RangeInclusive<u32> = 2..=8;
+
+/// Refuses a width outside [`WIDTHS`].
+pub(super) fn check_bits(bits: u32) -> Result<u32> {
+    if WIDTHS.contains(&bits) {
+        Ok(bits)
+    } else {
+        Err(Error::argument("bits", "2 … 8", bits))
+    }
+}
+
+/// The largest f16 that is at most `step` (which is not negative).
+///
+/// Toward zero, not to nearest: a step that is never too long makes the ends of a block land on the ends of its
+/// grid, so that fitting a grid to decoded weights gives the same grid back. The price is [`clipped`].
+pub(super) fn storable(step: f64, format: &str) -> Result<f32> {
+    if step > f64::from(f16::MAX) {
+        let largest = format!("at most {} (the largest f16)", f16::MAX);
+        return Err(Error::argument(
+            format!("scale of {format}"),
+            largest,
+            format!("{step:e}"),
+        ));
+    }
+    let nearest = f16::from_f64(step);
+    let below = if nearest.to_f64() > step {
+        f16::from_bits(nearest.to_bits() - 1)
+    } else {
+        nearest
+    };
+    Ok(below.to_f32())
+}
+
+/// How far beyond the last point a block can reach because its step was cut to f16: `steps` times the gap between
+/// the step and the next f16, which is 2⁻¹⁰ of it or 2⁻²⁴, whichever is more.
+pub(super) fn clipped(scale: f32, steps: u32) -> f64 {
+    let gap = (f64::from(scale) * 2f64.powi(-10)).max(2f64.powi(-24));
+    f64::from(steps) * gap
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_cut_never_stretched() -> Result<()> {
+        for step in [
+            0.0,
+            1e-9,
+            5.9e-8,
+            6.1e-5,
+            1e-3,
+            0.1,
+            1.0,
+            1.0 / 3.0,
+            60_001.7,
+            65_504.0,
+        ] {
+            let stored = storable(step, "test")?;
+            assert_eq!(f16::from_f32(stored).to_f32(), stored, "an f16");
+            let (below, above) = (f64::from(stored), f64::from(stored) + clipped(stored, 1));
+            assert!(
+                below <= step && step <= above,
+                "{below} <= {step} <= {above}"
+            );
+        }
+        let error = storable(65_505.0, "int8").unwrap_err().to_string();
+        assert!(error.contains("int8") && error.contains("65504"), "{error}");
+        Ok(())
+    }
+}
