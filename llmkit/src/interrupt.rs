@@ -20,6 +20,11 @@ pub fn install() -> std::io::Result<()> {
     signal_hook::flag::register(signal_hook::consts::SIGINT, flag().clone()).map(|_| ())
 }
 
+/// Asks running operations to stop, as the stop button does.
+pub fn request() {
+    flag().store(true, Ordering::Relaxed);
+}
+
 /// Forgets an earlier request. Called by the kernel when a new cell starts.
 pub fn reset() {
     flag().store(false, Ordering::Relaxed);

@@ -1,0 +1,62 @@
+//! Compiler messages as a cell's error.
+
+use evcxr::{CompilationError, Theme};
+
+use crate::evaluate::Failure;
+
+/// More errors than this help nobody; the rest is counted.
+const MAX_REPORTS: usize = 5;
+
+/// The failure that a list of compiler errors makes.
+pub fn compile_failure(errors: &[CompilationError], code: &str) -> Failure {
+    let mut traceback = Vec::new();
+    let mut message = None;
+    let errors: Vec<&CompilationError> = errors.iter().filter(|error| error.level() != "warning").collect();
+    for error in errors.iter().take(MAX_REPORTS) {
+        let line = error.primary_spanned_message().and_then(|spanned| spanned.span).map(|span| span.start_line);
+        let code_tag = error.code().map(|code| format!("[{code}]")).unwrap_or_default();
+        message.get_or_insert_with(|| match line {
+            Some(line) => format!("error{code_tag}: {} (line {line} of the cell)", error.message()),
+            None => format!("error{code_tag}: {}", error.message()),
+        });
+        traceback.extend(report(error, code));
+    }
+    if errors.len() > MAX_REPORTS {
+        traceback.push(format!("… and {} more errors", errors.len() - MAX_REPORTS));
+    }
+    Failure {
+        name: "compile error".to_owned(),
+        message: message.unwrap_or_else(|| "the cell does not compile".to_owned()),
+        traceback,
+    }
+}
+
+/// One error: the drawn report where the source allows it, else the lines with carets under them.
+fn report(error: &CompilationError, code: &str) -> Vec<String> {
+    const NAME: &str = "cell";
+    if let Some(report) = error.build_report(NAME.to_owned(), code.to_owned(), Theme::Light) {
+        let mut text = Vec::new();
+        if report.write((NAME.to_owned(), ariadne_source(code)), &mut text).is_ok() {
+            let mut lines: Vec<String> = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
+            lines.extend(error.help().into_iter().map(|help| format!("help: {help}")));
+            return lines;
+        }
+    }
+    let mut lines = vec![format!("error: {}", error.message())];
+    for spanned in error.spanned_messages() {
+        lines.extend(spanned.lines.iter().cloned());
+        if let Some(span) = &spanned.span {
+            let from = span.start_column.saturating_sub(1);
+            let width = span.end_column.saturating_sub(span.start_column).max(1);
+            lines.push(format!("{}{} {}", " ".repeat(from), "^".repeat(width), spanned.label));
+        } else {
+            lines.push(spanned.label.clone());
+        }
+    }
+    lines.extend(error.help().into_iter().map(|help| format!("help: {help}")));
+    lines
+}
+
+fn ariadne_source(code: &str) -> ariadne::Source<String> {
+    ariadne::Source::from(code.to_owned())
+}

@@ -1,0 +1,456 @@
+//! The Jupyter side: sockets, requests, replies.
+//!
+//! Sockets are bound and `kernel_info` is answered at once; the evaluator may still be starting, and a cell that
+//! comes before it is ready waits for it, saying so.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use jupyter_protocol::{ConnectionInfo, JupyterMessage, JupyterMessageContent, UnknownMessage};
+use jupyter_zmq_client::{
+    KernelIoPubConnection, create_kernel_control_connection, create_kernel_heartbeat_connection,
+    create_kernel_iopub_connection, create_kernel_shell_connection, create_kernel_stdin_connection,
+};
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use crate::display::{self, Bundle};
+use crate::evaluate::{Evaluator, Event, Failure, Interrupter};
+
+/// How the evaluator comes about: made on its own thread, when the server is already listening.
+pub type MakeEvaluator = Box<dyn FnOnce(&dyn Fn(String)) -> Result<Evaluator> + Send>;
+
+/// Work for the evaluator's thread.
+enum Job {
+    Execute { code: String, events: mpsc::UnboundedSender<Event>, reply: oneshot::Sender<Result<Option<Bundle>, Failure>> },
+    Complete { code: String, position: usize, reply: oneshot::Sender<Value> },
+    Inspect { code: String, position: usize, reply: oneshot::Sender<Value> },
+}
+
+/// Serves one Jupyter session until it is shut down.
+pub fn run(connection_file: &Path, make: MakeEvaluator) -> Result<()> {
+    let text = std::fs::read_to_string(connection_file)
+        .with_context(|| format!("read connection file {}", connection_file.display()))?;
+    let connection: ConnectionInfo = serde_json::from_str(&text)
+        .with_context(|| format!("parse connection file {}", connection_file.display()))?;
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(serve(connection, make))
+}
+
+async fn serve(connection: ConnectionInfo, make: MakeEvaluator) -> Result<()> {
+    let session = uuid::Uuid::new_v4().to_string();
+    let iopub = create_kernel_iopub_connection(&connection, &session).await?;
+    let shell = create_kernel_shell_connection(&connection, &session).await?;
+    let mut control = create_kernel_control_connection(&connection, &session).await?;
+    let _stdin = create_kernel_stdin_connection(&connection, &session).await?;
+    let mut heartbeat = create_kernel_heartbeat_connection(&connection).await?;
+    tokio::spawn(async move { while heartbeat.single_heartbeat().await.is_ok() {} });
+
+    let interrupter: Arc<OnceLock<Interrupter>> = Arc::default();
+    let (jobs, job_queue) = std::sync::mpsc::channel();
+    let (notes, startup) = tokio::sync::watch::channel(Startup::Starting(String::new()));
+    std::thread::Builder::new().name("evaluator".to_owned()).spawn({
+        let interrupter = Arc::clone(&interrupter);
+        move || evaluate(make, &job_queue, &interrupter, &notes)
+    })?;
+
+    let (mut replies, mut requests) = shell.split();
+    // Requests are read as they come, so that those behind a failed cell can be seen and aborted.
+    let (queue, mut queued) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            match requests.read().await {
+                Ok(message) => {
+                    if queue.send(message).is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    eprintln!("llmkit-kernel: shell: {error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    });
+    let mut server = Server { iopub: Arc::new(Mutex::new(iopub)), jobs, startup, count: 0 };
+    let control_iopub = Arc::clone(&server.iopub);
+    let shell = tokio::spawn(async move {
+        while let Some(request) = queued.recv().await {
+            match server.answer(&request, &mut queued).await {
+                Ok(answers) => {
+                    for answer in answers {
+                        if let Err(error) = replies.send(answer).await {
+                            eprintln!("llmkit-kernel: reply: {error}");
+                        }
+                    }
+                }
+                Err(error) => eprintln!("llmkit-kernel: {}: {error:#}", request.header.msg_type),
+            }
+        }
+    });
+    loop {
+        let request = match control.read().await {
+            Ok(request) => request,
+            Err(error) => {
+                eprintln!("llmkit-kernel: control: {error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        status(&control_iopub, &request, "busy").await?;
+        match &request.content {
+            JupyterMessageContent::ShutdownRequest(shutdown) => {
+                let content = json!({ "status": "ok", "restart": shutdown.restart });
+                control.send(message("shutdown_reply", content, &request)).await?;
+                status(&control_iopub, &request, "idle").await?;
+                break;
+            }
+            JupyterMessageContent::InterruptRequest(_) => {
+                if let Some(interrupter) = interrupter.get() {
+                    interrupter.interrupt();
+                }
+                control.send(message("interrupt_reply", json!({ "status": "ok" }), &request)).await?;
+            }
+            JupyterMessageContent::KernelInfoRequest(_) => {
+                control.send(message("kernel_info_reply", kernel_info(), &request)).await?;
+            }
+            _ => {}
+        }
+        status(&control_iopub, &request, "idle").await?;
+    }
+    shell.abort();
+    if let Some(interrupter) = interrupter.get() {
+        interrupter.kill();
+    }
+    // Let the last messages leave the sockets.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    Ok(())
+}
+
+/// What the evaluator's thread says of itself.
+#[derive(Clone)]
+enum Startup {
+    Starting(String),
+    Ready,
+    Failed(String),
+}
+
+/// The evaluator's thread: makes it, then does jobs in order.
+fn evaluate(
+    make: MakeEvaluator,
+    jobs: &std::sync::mpsc::Receiver<Job>,
+    interrupter: &OnceLock<Interrupter>,
+    notes: &tokio::sync::watch::Sender<Startup>,
+) {
+    let made = make(&|note| {
+        let _ = notes.send(Startup::Starting(note));
+    });
+    let mut evaluator = match made {
+        Ok(evaluator) => evaluator,
+        Err(error) => {
+            eprintln!("llmkit-kernel: {error:#}");
+            let _ = notes.send(Startup::Failed(format!("{error:#}")));
+            return;
+        }
+    };
+    let _ = interrupter.set(evaluator.interrupter());
+    let _ = notes.send(Startup::Ready);
+    while let Ok(job) = jobs.recv() {
+        match job {
+            Job::Execute { code, events, reply } => {
+                let sink = Box::new(move |event| {
+                    let _ = events.send(event);
+                });
+                let _ = reply.send(evaluator.execute(&code, sink));
+            }
+            Job::Complete { code, position, reply } => {
+                let content = match evaluator.complete(&code, position) {
+                    Ok(found) => {
+                        let matches: Vec<&str> = found.completions.iter().map(|item| item.code.as_str()).collect();
+                        let types: Vec<Value> = found
+                            .completions
+                            .iter()
+                            .map(|item| json!({
+                                "text": item.code, "type": item.kind, "start": characters(&code, found.start_offset),
+                                "end": characters(&code, found.end_offset), "signature": item.label,
+                            }))
+                            .collect();
+                        json!({
+                            "status": "ok", "matches": matches, "cursor_start": characters(&code, found.start_offset),
+                            "cursor_end": characters(&code, found.end_offset),
+                            "metadata": { "_jupyter_types_experimental": types },
+                        })
+                    }
+                    Err(_) => json!({
+                        "status": "ok", "matches": [], "metadata": {},
+                        "cursor_start": characters(&code, position), "cursor_end": characters(&code, position),
+                    }),
+                };
+                let _ = reply.send(content);
+            }
+            Job::Inspect { code, position, reply } => {
+                let found = evaluator.inspect(&code, position);
+                let data = found.as_ref().map_or(json!({}), |(plain, markdown)| {
+                    json!({ "text/plain": plain, "text/markdown": markdown })
+                });
+                let _ = reply.send(json!({ "status": "ok", "found": found.is_some(), "data": data, "metadata": {} }));
+            }
+        }
+    }
+}
+
+/// Byte offset → offset in characters, as Jupyter counts.
+fn characters(code: &str, bytes: usize) -> usize {
+    code.char_indices().take_while(|(at, _)| *at < bytes).count()
+}
+
+/// Offset in characters → byte offset; beyond the end is the end.
+fn bytes(code: &str, characters: usize) -> usize {
+    code.char_indices().nth(characters).map_or(code.len(), |(at, _)| at)
+}
+
+struct Server {
+    iopub: Arc<Mutex<KernelIoPubConnection>>,
+    jobs: std::sync::mpsc::Sender<Job>,
+    startup: tokio::sync::watch::Receiver<Startup>,
+    count: u64,
+}
+
+impl Server {
+    /// Replies to one request, and to those behind it that a failure aborts.
+    async fn answer(
+        &mut self,
+        request: &JupyterMessage,
+        queued: &mut mpsc::UnboundedReceiver<JupyterMessage>,
+    ) -> Result<Vec<JupyterMessage>> {
+        status(&self.iopub, request, "busy").await?;
+        let mut answers = Vec::new();
+        match &request.content {
+            JupyterMessageContent::KernelInfoRequest(_) => {
+                answers.push(message("kernel_info_reply", kernel_info(), request));
+            }
+            JupyterMessageContent::ExecuteRequest(execute) => {
+                let content = self.execute(request, &execute.code, execute.silent).await?;
+                let failed = content["status"] == "error";
+                answers.push(message("execute_reply", content, request));
+                if failed && execute.stop_on_error {
+                    answers.extend(self.abort(queued).await?);
+                }
+            }
+            JupyterMessageContent::CompleteRequest(complete) => {
+                let (code, position) = (complete.code.clone(), bytes(&complete.code, complete.cursor_pos));
+                let content = self.ask(|reply| Job::Complete { code, position, reply }).await;
+                let content = content.unwrap_or_else(|| {
+                    json!({
+                        "status": "ok", "matches": [], "metadata": {},
+                        "cursor_start": complete.cursor_pos, "cursor_end": complete.cursor_pos,
+                    })
+                });
+                answers.push(message("complete_reply", content, request));
+            }
+            JupyterMessageContent::InspectRequest(inspect) => {
+                let (code, position) = (inspect.code.clone(), bytes(&inspect.code, inspect.cursor_pos));
+                let content = self.ask(|reply| Job::Inspect { code, position, reply }).await;
+                let content =
+                    content.unwrap_or_else(|| json!({ "status": "ok", "found": false, "data": {}, "metadata": {} }));
+                answers.push(message("inspect_reply", content, request));
+            }
+            JupyterMessageContent::IsCompleteRequest(_) => {
+                answers.push(message("is_complete_reply", json!({ "status": "unknown" }), request));
+            }
+            JupyterMessageContent::HistoryRequest(_) => {
+                answers.push(message("history_reply", json!({ "status": "ok", "history": [] }), request));
+            }
+            JupyterMessageContent::CommInfoRequest(_) => {
+                answers.push(message("comm_info_reply", json!({ "status": "ok", "comms": {} }), request));
+            }
+            _ => {}
+        }
+        // The reply leaves before `idle`, which tells clients that nothing more will come.
+        status(&self.iopub, request, "idle").await?;
+        Ok(answers)
+    }
+
+    /// Asks the evaluator something; `None` while it is still starting.
+    async fn ask(&self, job: impl FnOnce(oneshot::Sender<Value>) -> Job) -> Option<Value> {
+        if !matches!(*self.startup.borrow(), Startup::Ready) {
+            return None;
+        }
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(job(reply)).ok()?;
+        answer.await.ok()
+    }
+
+    async fn execute(&mut self, request: &JupyterMessage, code: &str, silent: bool) -> Result<Value> {
+        if !silent {
+            self.count += 1;
+        }
+        let count = self.count;
+        self.publish("execute_input", json!({ "code": code, "execution_count": count }), request).await?;
+        if let Err(failure) = self.wait_until_ready(request).await? {
+            return self.fail(&failure, count, request).await;
+        }
+        let (events, mut received) = mpsc::unbounded_channel();
+        let (reply, mut answer) = oneshot::channel();
+        let job = Job::Execute { code: code.to_owned(), events, reply };
+        let gone = || Failure {
+            name: "kernel".to_owned(),
+            message: "the evaluator is gone: restart the kernel".to_owned(),
+            traceback: vec!["the evaluator is gone: restart the kernel".to_owned()],
+        };
+        if self.jobs.send(job).is_err() {
+            return self.fail(&gone(), count, request).await;
+        }
+        let mut bars = std::collections::HashMap::new();
+        let outcome = loop {
+            tokio::select! {
+                biased;
+                event = received.recv() => match event {
+                    Some(event) => self.show(event, &mut bars, request).await?,
+                    None => break (&mut answer).await,
+                },
+                outcome = &mut answer => break outcome,
+            }
+        };
+        while let Ok(event) = received.try_recv() {
+            self.show(event, &mut bars, request).await?;
+        }
+        match outcome.unwrap_or_else(|_| Err(gone())) {
+            Ok(result) => {
+                if let (Some(data), false) = (result, silent) {
+                    let content = json!({ "execution_count": count, "data": data, "metadata": {} });
+                    self.publish("execute_result", content, request).await?;
+                }
+                Ok(json!({ "status": "ok", "execution_count": count, "payload": [], "user_expressions": {} }))
+            }
+            Err(failure) => self.fail(&failure, count, request).await,
+        }
+    }
+
+    /// Waits for the evaluator, telling once a second in the cell what it is waiting for.
+    async fn wait_until_ready(&mut self, request: &JupyterMessage) -> Result<Result<(), Failure>> {
+        let start = Instant::now();
+        let mut said = String::new();
+        loop {
+            let startup = self.startup.borrow_and_update().clone();
+            match startup {
+                Startup::Ready => return Ok(Ok(())),
+                Startup::Failed(message) => {
+                    let message = format!("the kernel could not start: {message}");
+                    return Ok(Err(Failure {
+                        name: "kernel".to_owned(),
+                        traceback: message.lines().map(str::to_owned).collect(),
+                        message,
+                    }));
+                }
+                Startup::Starting(note) => {
+                    if !note.is_empty() && note != said && start.elapsed() > Duration::from_secs(1) {
+                        let text = format!("llmkit: {note}\n");
+                        self.publish("stream", json!({ "name": "stderr", "text": text }), request).await?;
+                        said = note;
+                    }
+                }
+            }
+            let _ = tokio::time::timeout(Duration::from_secs(1), self.startup.changed()).await;
+        }
+    }
+
+    async fn fail(&self, failure: &Failure, count: u64, request: &JupyterMessage) -> Result<Value> {
+        let error = json!({ "ename": failure.name, "evalue": failure.message, "traceback": failure.traceback });
+        self.publish("error", error.clone(), request).await?;
+        let mut content = json!({ "status": "error", "execution_count": count });
+        if let (Some(content), Some(error)) = (content.as_object_mut(), error.as_object()) {
+            content.extend(error.clone());
+        }
+        Ok(content)
+    }
+
+    /// Publishes one event. A progress bar's first state opens a display, later ones update it.
+    async fn show(
+        &self,
+        event: Event,
+        bars: &mut std::collections::HashMap<u64, String>,
+        request: &JupyterMessage,
+    ) -> Result<()> {
+        match event {
+            Event::Stream(name, text) => self.publish("stream", json!({ "name": name, "text": text }), request).await,
+            Event::Display(data) => self.publish("display_data", json!({ "data": data, "metadata": {} }), request).await,
+            Event::Progress(state) => {
+                let bar = state["id"].as_u64().unwrap_or(0);
+                let is_new = !bars.contains_key(&bar);
+                let id = bars.entry(bar).or_insert_with(|| uuid::Uuid::new_v4().to_string());
+                let kind = if is_new { "display_data" } else { "update_display_data" };
+                let data = display::progress(&state);
+                self.publish(kind, json!({ "data": data, "metadata": {}, "transient": { "display_id": id } }), request)
+                    .await
+            }
+        }
+    }
+
+    async fn publish(&self, kind: &str, content: Value, request: &JupyterMessage) -> Result<()> {
+        self.iopub.lock().await.send(message(kind, content, request)).await.with_context(|| format!("publish {kind}"))
+    }
+
+    /// After a failed cell: those sent behind it are not run (Run-All stops), other requests are answered.
+    async fn abort(&mut self, queued: &mut mpsc::UnboundedReceiver<JupyterMessage>) -> Result<Vec<JupyterMessage>> {
+        // Front ends send all cells of Run-All at once; give the tail a moment to arrive.
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let mut answers = Vec::new();
+        while let Ok(request) = queued.try_recv() {
+            if matches!(request.content, JupyterMessageContent::ExecuteRequest(_)) {
+                status(&self.iopub, &request, "busy").await?;
+                let content = json!({ "status": "aborted", "execution_count": self.count });
+                answers.push(message("execute_reply", content, &request));
+                status(&self.iopub, &request, "idle").await?;
+            } else {
+                answers.extend(Box::pin(self.answer(&request, queued)).await?);
+            }
+        }
+        Ok(answers)
+    }
+}
+
+async fn status(iopub: &Mutex<KernelIoPubConnection>, request: &JupyterMessage, state: &str) -> Result<()> {
+    let content = json!({ "execution_state": state });
+    iopub.lock().await.send(message("status", content, request)).await.context("publish status")
+}
+
+/// A message in answer to `request`.
+fn message(kind: &str, content: Value, request: &JupyterMessage) -> JupyterMessage {
+    let content = UnknownMessage { msg_type: kind.to_owned(), content };
+    JupyterMessage::new(JupyterMessageContent::UnknownMessage(content), Some(request))
+}
+
+fn kernel_info() -> Value {
+    json!({
+        "status": "ok",
+        "protocol_version": "5.3",
+        "implementation": "llmkit",
+        "implementation_version": env!("CARGO_PKG_VERSION"),
+        "banner": "llmkit: a laboratory for LLM-inference methods. :help lists what is there.",
+        "help_links": [],
+        "language_info": {
+            "name": "rust", "version": "", "mimetype": "text/rust", "file_extension": ".rs",
+            "pygments_lexer": "rust", "codemirror_mode": "rust", "nbconvert_exporter": "rust",
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_count_characters() {
+        let code = "é = α.β";
+        assert_eq!(bytes(code, 5), "é = α".len());
+        assert_eq!(characters(code, "é = α".len()), 5);
+        assert_eq!(bytes(code, 99), code.len());
+        assert_eq!(characters(code, 99), 7);
+    }
+}

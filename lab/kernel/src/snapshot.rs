@@ -1,0 +1,407 @@
+//! The snapshot: everything a cell links to, built once and then never touched.
+//!
+//! ```text
+//! <cache>/snapshot/<key>/
+//!   deps/            hard links to the prelude's shared library and the metadata of what is inside it
+//!   src/             copies of our own sources, for completion and types
+//!   bin/             cargo and rustup as cells see them (see `shim`), and the kernel itself
+//!   home/            a CARGO_HOME in which rust-analyzer finds the same cargo
+//!   config/          init.evcxr and prelude.rs, read by our kernel and the stock one alike
+//!   metadata.json    the crate graph for rust-analyzer
+//!   snapshot.json    written last: its presence means the rest is complete
+//! ```
+//!
+//! The key covers the library's sources, the lock file and the compiler, so editing `llmkit/src` leaves running
+//! kernels alone, and the next kernel start notices and builds anew.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// Directory of the snapshot in use, in the environment of everything a kernel starts.
+pub const SNAPSHOT_VAR: &str = "LLMKIT_SNAPSHOT";
+/// The user's own `CARGO_HOME` (empty = unset), kept for the real cargo.
+pub const HOME_VAR: &str = "LLMKIT_USER_CARGO_HOME";
+
+/// Crates a cell can name without `:dep`, besides `llmkit_prelude`.
+const EXTERNS: &[&str] = &[
+    "llmkit",
+    "candle_core",
+    "half",
+    "plotters",
+    "polars",
+    "rayon",
+    "safetensors",
+    "serde",
+    "serde_json",
+    "tokenizers",
+];
+
+/// A complete snapshot.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Where it is.
+    #[serde(skip)]
+    pub directory: PathBuf,
+    /// The compiler that built it, not a rustup proxy.
+    pub rustc: PathBuf,
+    /// The cargo beside it.
+    pub cargo: PathBuf,
+    /// Target triple of the host.
+    pub target: String,
+    /// Where the compiler's own shared libraries are.
+    pub target_libdir: PathBuf,
+    /// Crate name → file in `deps/`.
+    pub externs: BTreeMap<String, String>,
+    /// The checkout it was built from.
+    pub repo: PathBuf,
+}
+
+/// `llmkit-kernel snapshot`: prints the directory; `--check` exits 3 if it would have to be built.
+pub fn command(repo: &Path, is_check: bool) -> Result<ExitCode> {
+    let toolchain = Toolchain::of(repo)?;
+    let directory = directory(repo, &toolchain)?;
+    if is_check && !directory.join("snapshot.json").is_file() {
+        return Ok(ExitCode::from(3));
+    }
+    let snapshot = ensure(repo)?;
+    println!("{}", snapshot.directory.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Root of everything the lab keeps for this user.
+pub fn cache_root() -> Result<PathBuf> {
+    match std::env::var_os("LLMKIT_CACHE").filter(|path| !path.is_empty()) {
+        Some(path) => Ok(std::path::absolute(path)?),
+        None => Ok(dirs::cache_dir().context("no cache directory: set LLMKIT_CACHE")?.join("llmkit")),
+    }
+}
+
+/// The snapshot that belongs to `repo` as it is now, and whether it is there already.
+pub fn plan(repo: &Path) -> Result<(Snapshot, bool)> {
+    let toolchain = Toolchain::of(repo)?;
+    let directory = directory(repo, &toolchain)?;
+    match Snapshot::open(&directory) {
+        Ok(snapshot) => Ok((snapshot, true)),
+        Err(_) => Ok((Snapshot::new(directory, &toolchain, repo), false)),
+    }
+}
+
+/// The fresh snapshot of `repo`, built now if need be. Other processes wait for the one that builds.
+pub fn ensure(repo: &Path) -> Result<Snapshot> {
+    let toolchain = Toolchain::of(repo)?;
+    let directory = directory(repo, &toolchain)?;
+    if let Ok(snapshot) = Snapshot::open(&directory) {
+        return Ok(snapshot);
+    }
+    let parent = directory.parent().context("a snapshot has a parent directory")?;
+    fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
+    let lock = fs::File::create(parent.join(".lock")).context("create the snapshot lock")?;
+    lock.lock().context("wait for the snapshot lock")?;
+    if let Ok(snapshot) = Snapshot::open(&directory) {
+        return Ok(snapshot);
+    }
+    build(repo, &toolchain, &directory)
+}
+
+/// The directory `repo`'s present state belongs in.
+pub fn directory(repo: &Path, toolchain: &Toolchain) -> Result<PathBuf> {
+    let mut hash = Sha256::new();
+    hash.update(&toolchain.version);
+    hash.update(repo.as_os_str().as_encoded_bytes());
+    for name in ["Cargo.toml", "Cargo.lock", "llmkit/Cargo.toml", "lab/prelude/Cargo.toml"] {
+        hash_file(&mut hash, &repo.join(name))?;
+    }
+    for name in ["llmkit/src", "lab/prelude/src"] {
+        for file in rust_files(&repo.join(name))? {
+            hash.update(file.as_os_str().as_encoded_bytes());
+            hash_file(&mut hash, &file)?;
+        }
+    }
+    // The kernel's own binary is part of a snapshot (its shims), so a new kernel makes a new one.
+    let executable = std::env::current_exe()?;
+    let modified = fs::metadata(&executable)?.modified()?;
+    hash.update(format!("{:?}", modified.duration_since(std::time::UNIX_EPOCH)?));
+    Ok(cache_root()?.join("snapshot").join(hex(&hash.finalize()[..8])))
+}
+
+fn hash_file(hash: &mut Sha256, path: &Path) -> Result<()> {
+    hash.update(fs::read(path).with_context(|| format!("read {}", path.display()))?);
+    Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// All `.rs` files under `directory`, in a fixed order.
+fn rust_files(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut pending = vec![directory.to_path_buf()];
+    while let Some(directory) = pending.pop() {
+        for entry in fs::read_dir(&directory).with_context(|| format!("read {}", directory.display()))? {
+            let path = entry?.path();
+            if path.is_dir() {
+                pending.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// The compiler of a checkout.
+pub struct Toolchain {
+    rustc: PathBuf,
+    cargo: PathBuf,
+    version: String,
+    target: String,
+    target_libdir: PathBuf,
+}
+
+impl Toolchain {
+    /// Asks the `rustc` that `repo` pins.
+    pub fn of(repo: &Path) -> Result<Toolchain> {
+        let ask = |arguments: &[&str]| -> Result<String> {
+            let output = crate::shim::restored(Path::new("rustc"))
+                .args(arguments)
+                .current_dir(repo)
+                .env_remove("RUSTUP_TOOLCHAIN_SOURCE")
+                .output()
+                .context("cannot run rustc: install Rust with rustup")?;
+            if !output.status.success() {
+                bail!("rustc {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+            }
+            Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+        };
+        let sysroot = PathBuf::from(ask(&["--print", "sysroot"])?);
+        let version = ask(&["-vV"])?;
+        let target = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc has no host")?;
+        Ok(Toolchain {
+            rustc: sysroot.join("bin/rustc"),
+            cargo: sysroot.join("bin/cargo"),
+            target: target.to_owned(),
+            target_libdir: PathBuf::from(ask(&["--print", "target-libdir"])?),
+            version,
+        })
+    }
+}
+
+/// Builds the prelude and lays the snapshot out beside its final place, then renames it there.
+fn build(repo: &Path, toolchain: &Toolchain, directory: &Path) -> Result<Snapshot> {
+    let parent = directory.parent().context("a snapshot has a parent directory")?;
+    eprintln!("llmkit: the library changed (or is new here); building what cells link to …");
+    let artifacts = build_prelude(repo, toolchain)?;
+    sweep(parent);
+    let staging = tempfile::Builder::new().prefix(".staging-").tempdir_in(parent)?;
+    let root = staging.path();
+    let deps = root.join("deps");
+    fs::create_dir(&deps)?;
+    let mut externs = BTreeMap::new();
+    for artifact in &artifacts {
+        for file in &artifact.files {
+            let name = file.file_name().context("an artifact has a file name")?;
+            link(file, &deps.join(name))?;
+            let is_library = if artifact.name == "llmkit_prelude" { "so" } else { "rlib" };
+            let wanted = artifact.name == "llmkit_prelude" || EXTERNS.contains(&artifact.name.as_str());
+            if wanted && file.extension().is_some_and(|extension| extension == is_library) {
+                externs.insert(artifact.name.clone(), name.to_string_lossy().into_owned());
+            }
+        }
+    }
+    for name in EXTERNS.iter().chain(["llmkit_prelude"].iter()) {
+        if !externs.contains_key(*name) {
+            bail!("cargo built no library for crate {name}");
+        }
+    }
+    for name in ["llmkit", "lab/prelude"] {
+        for file in rust_files(&repo.join(name).join("src"))? {
+            let to = root.join("src").join(file.strip_prefix(repo)?);
+            fs::create_dir_all(to.parent().context("a source file has a directory")?)?;
+            fs::copy(&file, to)?;
+        }
+        fs::copy(repo.join(name).join("Cargo.toml"), root.join("src").join(name).join("Cargo.toml"))?;
+    }
+    let executable = std::env::current_exe()?;
+    for directory in ["bin", "home/bin", "config"] {
+        fs::create_dir_all(root.join(directory))?;
+    }
+    link(&executable, &root.join("bin/llmkit-kernel"))?;
+    for name in ["bin/cargo", "bin/rustup"] {
+        std::os::unix::fs::symlink("llmkit-kernel", root.join(name))?;
+    }
+    for name in ["home/bin/cargo", "home/bin/rustup"] {
+        std::os::unix::fs::symlink("../../bin/llmkit-kernel", root.join(name))?;
+    }
+    fs::write(root.join("config/init.evcxr"), "")?;
+    fs::write(root.join("config/prelude.rs"), PRELUDE)?;
+    let snapshot = Snapshot { externs, ..Snapshot::new(directory.to_path_buf(), toolchain, repo) };
+    fs::write(root.join("metadata.json"), crate::metadata::graph(&snapshot, repo)?)?;
+    fs::write(root.join("snapshot.json"), serde_json::to_string_pretty(&snapshot)?)?;
+    if directory.exists() {
+        // Left by a deletion that was cut short; it has no snapshot.json.
+        fs::remove_dir_all(directory)?;
+    }
+    fs::rename(staging.keep(), directory).with_context(|| format!("create {}", directory.display()))?;
+    Ok(snapshot)
+}
+
+/// What every cell starts from, in both kernels.
+pub const PRELUDE: &str = "use llmkit_prelude::*;\n";
+
+/// One built crate.
+struct Artifact {
+    name: String,
+    files: Vec<PathBuf>,
+}
+
+/// Builds the prelude's shared library in the shared target directory; answers with the files of all it is made of.
+fn build_prelude(repo: &Path, toolchain: &Toolchain) -> Result<Vec<Artifact>> {
+    let mut command = crate::shim::restored(&toolchain.cargo);
+    command
+        .args(["rustc", "--package", "llmkit-prelude", "--lib", "--locked"])
+        .args(["--message-format", "json-render-diagnostics"])
+        // Notebooks run at full speed; tests of the same library keep their checks.
+        .args(["--config", "profile.dev.package.llmkit.debug-assertions=false"])
+        .args(["--config", "profile.dev.package.llmkit.overflow-checks=false"]);
+    if std::env::var_os("CARGO_TARGET_DIR").is_none() {
+        command.arg("--target-dir").arg(build_directory(repo, toolchain)?);
+    }
+    let mut child = command
+        .args(["--", "-Cprefer-dynamic"])
+        .arg(format!("-Clink-arg=-Wl,-rpath,{}", toolchain.target_libdir.display()))
+        .env("RUSTC", &toolchain.rustc)
+        .current_dir(repo)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("run cargo")?;
+    let mut artifacts = Vec::new();
+    let stdout = child.stdout.take().context("cargo's output")?;
+    for line in BufReader::new(stdout).lines() {
+        let message: serde_json::Value = serde_json::from_str(&line?).unwrap_or_default();
+        let kinds = message["target"]["kind"].as_array().cloned().unwrap_or_default();
+        let is_linked = kinds.iter().any(|kind| matches!(kind.as_str(), Some("lib" | "rlib" | "dylib" | "proc-macro")));
+        if message["reason"] != "compiler-artifact" || !is_linked {
+            continue;
+        }
+        let files = message["filenames"].as_array().cloned().unwrap_or_default();
+        artifacts.push(Artifact {
+            name: message["target"]["name"].as_str().unwrap_or_default().replace('-', "_"),
+            files: files.iter().filter_map(|file| file.as_str()).map(PathBuf::from).collect(),
+        });
+    }
+    if !child.wait()?.success() {
+        bail!("the library does not compile; see the messages above");
+    }
+    Ok(artifacts)
+}
+
+/// The cargo target directory all checkouts with this lock file and compiler share.
+pub fn build_directory(repo: &Path, toolchain: &Toolchain) -> Result<PathBuf> {
+    let mut hash = Sha256::new();
+    hash.update(&toolchain.version);
+    hash_file(&mut hash, &repo.join("Cargo.lock"))?;
+    Ok(cache_root()?.join("build").join(hex(&hash.finalize()[..8])))
+}
+
+/// A hard link, or a copy where the file systems differ.
+fn link(from: &Path, to: &Path) -> Result<()> {
+    if to.exists() {
+        return Ok(());
+    }
+    if fs::hard_link(from, to).is_err() {
+        fs::copy(from, to).with_context(|| format!("copy {}", from.display()))?;
+    }
+    Ok(())
+}
+
+/// Removes staging directories of builds that were killed. The caller holds the lock, so none is in use.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(".staging-") {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+impl Snapshot {
+    fn new(directory: PathBuf, toolchain: &Toolchain, repo: &Path) -> Snapshot {
+        Snapshot {
+            directory,
+            rustc: toolchain.rustc.clone(),
+            cargo: toolchain.cargo.clone(),
+            target: toolchain.target.clone(),
+            target_libdir: toolchain.target_libdir.clone(),
+            externs: BTreeMap::new(),
+            repo: repo.to_path_buf(),
+        }
+    }
+
+    /// Opens a complete snapshot.
+    pub fn open(directory: &Path) -> Result<Snapshot> {
+        let path = directory.join("snapshot.json");
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let snapshot: Snapshot =
+            serde_json::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
+        Ok(Snapshot { directory: directory.to_path_buf(), ..snapshot })
+    }
+
+    /// The snapshot a shim was started in.
+    pub fn from_environment() -> Result<Snapshot> {
+        let directory = std::env::var_os(SNAPSHOT_VAR).with_context(|| format!("{SNAPSHOT_VAR} is not set"))?;
+        Snapshot::open(Path::new(&directory))
+    }
+
+    /// Puts the snapshot's tools and configuration into this process's environment, for evcxr and rust-analyzer.
+    ///
+    /// Must be called before any thread is started.
+    #[allow(unsafe_code)]
+    pub fn enter(&self) -> Result<()> {
+        let mut path = vec![self.directory.join("bin")];
+        if std::env::var_os(SNAPSHOT_VAR).is_none() {
+            path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+        } else {
+            let old = std::env::var_os("PATH").unwrap_or_default();
+            path.extend(std::env::split_paths(&old).skip(1));
+        }
+        let path = std::env::join_paths(path).context("PATH")?;
+        let home = std::env::var_os(HOME_VAR).or_else(|| std::env::var_os("CARGO_HOME")).unwrap_or_default();
+        // SAFETY: called from `main` before any thread exists.
+        unsafe {
+            std::env::set_var("PATH", path);
+            std::env::set_var(HOME_VAR, home);
+            std::env::set_var("CARGO_HOME", self.directory.join("home"));
+            std::env::set_var(SNAPSHOT_VAR, &self.directory);
+            std::env::set_var("RUSTC", &self.rustc);
+            std::env::set_var("EVCXR_CONFIG_DIR", self.directory.join("config"));
+        }
+        Ok(())
+    }
+
+    /// The kernel binary of this snapshot, for the stock kernel's separate process.
+    pub fn stock_binary(&self) -> PathBuf {
+        self.directory.join("bin/llmkit-kernel")
+    }
+
+    /// What makes a crate link to the prebuilt library.
+    pub fn link_arguments(&self) -> Vec<String> {
+        let deps = self.directory.join("deps");
+        let mut arguments = vec!["-Cprefer-dynamic".to_owned(), format!("-Ldependency={}", deps.display())];
+        for directory in [&deps, &self.target_libdir] {
+            arguments.push(format!("-Clink-arg=-Wl,-rpath,{}", directory.display()));
+        }
+        for (name, file) in &self.externs {
+            arguments.push(format!("--extern={name}={}", deps.join(file).display()));
+        }
+        arguments
+    }
+}

@@ -1,0 +1,373 @@
+//! `cargo lab bench notebook`: how long a notebook's user waits, measured in JupyterLab's own server.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::kernelspec::{LIVE, jupyter_path};
+use crate::place::{Place, write_atomically};
+use crate::run::{self, RunArgs};
+use crate::setup;
+use crate::venv::Venv;
+
+const DRIVER: &str = include_str!("../bench.py");
+
+/// Arguments of `cargo lab bench`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Clone, clap::Subcommand)]
+enum What {
+    /// Waiting times of notebooks, medians over the rounds, against their targets
+    Notebook(NotebookArgs),
+}
+
+#[derive(Debug, Clone, clap::Args)]
+struct NotebookArgs {
+    /// Print one JSON object instead of the table
+    #[arg(long)]
+    json: bool,
+    /// How often everything is measured
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Seconds that a warm spare is given to get ready between rounds
+    #[arg(long, default_value_t = 25.0)]
+    pause: f64,
+    /// Measure another kernel
+    #[arg(long, default_value = LIVE)]
+    kernel: String,
+}
+
+/// One line of the result.
+#[derive(Debug, Clone, Serialize)]
+struct Line {
+    metric: &'static str,
+    value: f64,
+    unit: &'static str,
+    /// What is to be reached; none for what is only told.
+    target: Option<f64>,
+    /// How many measurements the value is made of.
+    count: usize,
+}
+
+impl Line {
+    fn verdict(&self) -> &'static str {
+        match self.target {
+            None => "",
+            Some(target) if self.value <= target => "ok",
+            Some(_) => "short",
+        }
+    }
+}
+
+/// Measures, prints, and keeps the numbers in `data/bench/`. True whatever the numbers are: they are no test.
+///
+/// # Errors
+/// If setup fails, or a cell of the benchmark does.
+pub fn command(place: &Place, args: &BenchArgs) -> Result<bool> {
+    let What::Notebook(args) = &args.what;
+    setup::setup(place)?;
+    eprintln!(
+        "measuring {} rounds, about {:.0} minutes; leave the machine alone meanwhile",
+        args.rounds,
+        (f64::from(args.rounds) * (args.pause + 60.0) / 60.0).ceil()
+    );
+    let samples = interactive(place, args)?;
+    let headless = headless(place, args)?;
+    let lines = lines(&samples, &headless)?;
+    let file = record(place, &lines)?;
+    if args.json {
+        let lines: Vec<_> = (lines.iter())
+            .map(|line| json!({"metric": line.metric, "value": line.value, "unit": line.unit, "target": line.target, "count": line.count, "verdict": line.verdict()}))
+            .collect();
+        println!(
+            "{}",
+            json!({"machine": machine(), "commit": commit(place), "lines": lines, "samples": samples, "headless": headless})
+        );
+    } else {
+        println!("{}", table(&lines));
+        println!("recorded in {}", file.display());
+    }
+    Ok(true)
+}
+
+/// Times of a user at JupyterLab, by name.
+fn interactive(place: &Place, args: &NotebookArgs) -> Result<BTreeMap<String, Vec<f64>>> {
+    let mut jupyter_args = Vec::new();
+    if rustix::process::geteuid().is_root() {
+        jupyter_args.push("--allow-root");
+    }
+    let options = json!({
+        "root": place.notebooks(), "kernel": args.kernel, "rounds": args.rounds, "cells": 45,
+        "pause": args.pause, "jupyter_args": jupyter_args,
+    });
+    let out = Command::new(Venv::find(place)?.python())
+        .args(["-c", DRIVER, &options.to_string()])
+        .env("JUPYTER_PATH", jupyter_path(place))
+        .env(setup::LAB_PID, std::process::id().to_string())
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("start Python")?;
+    if !out.status.success() {
+        bail!("the benchmark failed; see its messages above");
+    }
+    let text = String::from_utf8_lossy(&out.stdout);
+    let last = text.lines().last().unwrap_or("");
+    serde_json::from_str(last).with_context(|| format!("the benchmark printed {last:?}"))
+}
+
+/// Seconds of restart-and-run-all of a notebook of 20 cells, as `cargo lab run` does it.
+fn headless(place: &Place, args: &NotebookArgs) -> Result<Vec<f64>> {
+    let dir = tempfile::tempdir().context("create a temporary directory")?;
+    let notebook = dir.path().join("twenty.ipynb");
+    let cell = |i: usize| {
+        let source = match i % 4 {
+            0 => format!("let v{i}: Vec<f32> = (0..100).map(|k| (k * {i}) as f32).collect();"),
+            1 => format!("let s{i} = v{}.iter().sum::<f32>();", i - 1),
+            2 => format!("println!(\"{{}}\", s{});", i - 1),
+            _ => format!("assert_eq!(v{}.len(), 100);", i - 3),
+        };
+        json!({"cell_type": "code", "id": format!("c{i}"), "metadata": {}, "source": source, "outputs": [], "execution_count": null})
+    };
+    let cells: Vec<_> = (0..20).map(cell).collect();
+    let json = json!({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells});
+    write_atomically(&notebook, json.to_string().as_bytes())?;
+    let args = RunArgs {
+        out: Some(dir.path().join("out")),
+        kernel: Some(args.kernel.clone()),
+        ..RunArgs::of(&notebook)
+    };
+    let mut seconds = Vec::new();
+    for _ in 0..5 {
+        for outcome in run::run_all(place, &args)? {
+            if outcome.failure.is_some() {
+                bail!("{}", run::report(&outcome));
+            }
+            seconds.push(outcome.seconds);
+        }
+    }
+    Ok(seconds)
+}
+
+fn lines(samples: &BTreeMap<String, Vec<f64>>, headless: &[f64]) -> Result<Vec<Line>> {
+    let of = |name: &str| samples.get(name).map_or(&[][..], Vec::as_slice);
+    let line = |metric, values: &[f64], share: f64, scale: f64, unit, target| {
+        let value = quantile(values, share).with_context(|| format!("{metric}: no measurement"))?;
+        anyhow::Ok(Line {
+            metric,
+            value: value * scale,
+            unit,
+            target,
+            count: values.len(),
+        })
+    };
+    [
+        line(
+            "kernel ready, nothing warm",
+            of("ready_cold"),
+            0.5,
+            1.0,
+            "s",
+            None,
+        ),
+        line("kernel ready", of("ready"), 0.5, 1.0, "s", Some(5.0)),
+        line("first let", of("first_let"), 0.5, 1.0, "s", Some(1.0)),
+        line("hot cell, median", of("hot"), 0.5, 1.0, "s", Some(0.5)),
+        line("hot cell, 95 %", of("hot"), 0.95, 1.0, "s", Some(1.0)),
+        line("polars query cell", of("query"), 0.5, 1.0, "s", Some(1.0)),
+        line(
+            "memory of a kernel",
+            of("memory"),
+            0.5,
+            1e-9,
+            "GB",
+            Some(1.2),
+        ),
+        line("20 cells headless", headless, 0.5, 1.0, "s", Some(30.0)),
+    ]
+    .into_iter()
+    .collect()
+}
+
+/// The `share` quantile by linear interpolation between the ordered values.
+fn quantile(values: &[f64], share: f64) -> Option<f64> {
+    let mut ordered = values.to_vec();
+    ordered.sort_by(f64::total_cmp);
+    let at = share * ordered.len().checked_sub(1)? as f64;
+    let low = *ordered.get(at.floor() as usize)?;
+    let high = *ordered.get(at.ceil() as usize)?;
+    Some(low + (high - low) * at.fract())
+}
+
+fn table(lines: &[Line]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::ASCII_MARKDOWN);
+    table.set_header(["measured", "value", "target", "", "of"]);
+    for line in lines {
+        table.add_row([
+            line.metric.to_owned(),
+            format!("{:.2} {}", line.value, line.unit),
+            line.target
+                .map_or(String::new(), |target| format!("≤ {target} {}", line.unit)),
+            line.verdict().to_owned(),
+            line.count.to_string(),
+        ]);
+    }
+    for column in [1, 2, 4] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// Writes `data/bench/<machine>/<date>.csv`, replacing what was measured on the same day.
+fn record(place: &Place, lines: &[Line]) -> Result<PathBuf> {
+    let machine = machine();
+    let date = today(std::time::SystemTime::now());
+    let path = place
+        .root
+        .join("data/bench")
+        .join(&machine)
+        .join(format!("{date}.csv"));
+    let commit = commit(place);
+    let command: Vec<String> = std::env::args().skip(1).collect();
+    let command = format!("cargo lab {}", command.join(" "));
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record([
+        "metric", "value", "unit", "target", "verdict", "count", "machine", "date", "commit",
+        "command",
+    ])?;
+    for line in lines {
+        writer.write_record([
+            line.metric,
+            &format!("{:.4}", line.value),
+            line.unit,
+            &line
+                .target
+                .map_or(String::new(), |target| target.to_string()),
+            line.verdict(),
+            &line.count.to_string(),
+            &machine,
+            &date,
+            &commit,
+            &command,
+        ])?;
+    }
+    let bytes = writer.into_inner().context("write the table")?;
+    write_atomically(&path, &bytes)?;
+    Ok(path)
+}
+
+/// Processor and number of threads, as a folder name.
+fn machine() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = (info.lines())
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
+        .map_or(std::env::consts::ARCH, |(_, model)| model);
+    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
+    slug(&format!("{model} x{threads}"))
+}
+
+fn slug(text: &str) -> String {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric());
+    let words: Vec<String> = (words.filter(|word| !word.is_empty()))
+        .map(str::to_ascii_lowercase)
+        .collect();
+    words.join("-")
+}
+
+/// The commit at hand, `-dirty` if files differ from it; empty outside git.
+fn commit(place: &Place) -> String {
+    let git = |args: &[&str]| {
+        let out = Command::new("git")
+            .args(args)
+            .current_dir(&place.root)
+            .output()
+            .ok()?;
+        let text = String::from_utf8(out.stdout).ok()?;
+        out.status.success().then(|| text.trim().to_owned())
+    };
+    let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else {
+        return String::new();
+    };
+    match git(&["status", "--porcelain", "--untracked-files=no"]).as_deref() {
+        Some("") | None => commit,
+        Some(_) => format!("{commit}-dirty"),
+    }
+}
+
+/// The day in UTC, as 2026-11-23 (days to civil date: Hinnant's algorithm).
+fn today(now: std::time::SystemTime) -> String {
+    let seconds = now
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let days = seconds / 86_400 + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    #[test]
+    fn quantiles_interpolate() {
+        assert_eq!(quantile(&[3.0, 1.0, 2.0], 0.5), Some(2.0));
+        assert_eq!(quantile(&[1.0, 2.0], 0.5), Some(1.5));
+        assert_eq!(quantile(&[7.0], 0.95), Some(7.0));
+        assert_eq!(quantile(&[], 0.5), None);
+        let hundred: Vec<f64> = (0..=100).map(f64::from).collect();
+        assert_eq!(quantile(&hundred, 0.95), Some(95.0));
+    }
+
+    #[test]
+    fn days_have_dates() {
+        for (day, date) in [
+            (0, "1970-01-01"),
+            (11_016, "2000-02-29"),
+            (20_514, "2026-03-02"),
+            (20_780, "2026-11-23"),
+        ] {
+            let now = UNIX_EPOCH + Duration::from_secs(day * 86_400 + 86_399);
+            assert_eq!(today(now), date);
+        }
+    }
+
+    #[test]
+    fn a_missing_measurement_is_an_error_and_targets_are_judged() {
+        assert!(lines(&BTreeMap::new(), &[1.0]).is_err());
+        let names = ["ready_cold", "ready", "first_let", "hot", "query", "memory"];
+        let samples = names.map(|name| (name.to_owned(), vec![0.75, 0.75]));
+        let lines = lines(&BTreeMap::from(samples), &[31.0]).unwrap();
+        let verdict = |metric: &str| {
+            let line = lines.iter().find(|line| line.metric == metric).unwrap();
+            line.verdict()
+        };
+        assert_eq!(verdict("kernel ready"), "ok");
+        assert_eq!(verdict("hot cell, median"), "short");
+        assert_eq!(verdict("20 cells headless"), "short");
+        assert_eq!(verdict("kernel ready, nothing warm"), "");
+        assert!(table(&lines).to_string().contains("≤ 1.2 GB"));
+        assert_eq!(
+            slug("Intel(R) Xeon(R) CPU @ 2.90GHz x2"),
+            "intel-r-xeon-r-cpu-2-90ghz-x2"
+        );
+    }
+}

@@ -1,0 +1,202 @@
+//! Cargo, with progress that says how much is left.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io::{BufRead, BufReader, IsTerminal};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
+
+use crate::place::Place;
+
+/// A cargo command in the checkout, building into the shared target directory.
+pub fn command(place: &Place, subcommand: &str) -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .arg(subcommand)
+        .current_dir(&place.root)
+        .env("CARGO_TARGET_DIR", place.build_dir());
+    command
+}
+
+/// Builds `package` and returns its executables.
+///
+/// # Errors
+/// If it does not compile (the compiler's messages went to stderr).
+pub fn build(place: &Place, package: &str) -> Result<Vec<PathBuf>> {
+    let total = count_units(place, package).unwrap_or(0);
+    let mut child = command(place, "build")
+        .args(["--package", package, "--locked", "--quiet"])
+        .arg("--message-format=json-render-diagnostics")
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start cargo")?;
+    let stdout = child.stdout.take().context("cargo's output")?;
+    let mut progress = Units::new(package, total);
+    let mut executables = Vec::new();
+    for line in BufReader::new(stdout).lines() {
+        let line = line.context("read cargo's output")?;
+        let Ok(message) = serde_json::from_str::<Value>(&line) else {
+            continue;
+        };
+        if message["reason"] == "compiler-artifact" {
+            progress.advance(message["target"]["name"].as_str().unwrap_or(""));
+            executables.extend(message["executable"].as_str().map(PathBuf::from));
+        }
+    }
+    let status = child.wait().context("wait for cargo")?;
+    progress.finish();
+    if !status.success() {
+        bail!("cargo build --package {package} failed ({status}); see its messages above");
+    }
+    Ok(executables)
+}
+
+/// A bar on a terminal; elsewhere a line every five seconds.
+struct Units {
+    bar: ProgressBar,
+    package: String,
+    total: u64,
+    done: u64,
+    start: Instant,
+    said: Instant,
+    is_plain: bool,
+}
+
+impl Units {
+    fn new(package: &str, total: u64) -> Units {
+        let is_plain = !std::io::stderr().is_terminal();
+        let bar = if is_plain {
+            ProgressBar::hidden()
+        } else {
+            ProgressBar::new(total)
+        };
+        if let Ok(style) = ProgressStyle::with_template(
+            "{prefix} [{bar:30}] {pos}/{len} crates, {elapsed} so far, {eta} left  {wide_msg}",
+        ) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.set_prefix(package.to_owned());
+        let now = Instant::now();
+        Units {
+            bar,
+            package: package.to_owned(),
+            total,
+            done: 0,
+            start: now,
+            said: now,
+            is_plain,
+        }
+    }
+
+    fn advance(&mut self, what: &str) {
+        self.done += 1;
+        // The count beforehand is an estimate: what is built for both host and target counts twice.
+        self.total = self.total.max(self.done);
+        self.bar.set_length(self.total);
+        self.bar.set_position(self.done);
+        self.bar.set_message(what.to_owned());
+        if self.is_plain && self.said.elapsed() > Duration::from_secs(5) {
+            self.said = Instant::now();
+            let spent = self.start.elapsed().as_secs_f64();
+            let left = spent / self.done as f64 * (self.total - self.done) as f64;
+            eprintln!(
+                "{}: {} of about {} crates, {spent:.0} s so far, about {left:.0} s left",
+                self.package, self.done, self.total
+            );
+        }
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+        if self.is_plain && self.start.elapsed() > Duration::from_secs(5) {
+            let spent = self.start.elapsed().as_secs_f64();
+            eprintln!("{}: {} crates, {spent:.0} s", self.package, self.done);
+        }
+    }
+}
+
+/// About how many artifacts building `package` makes: every crate it needs, and every build script.
+fn count_units(place: &Place, package: &str) -> Result<u64> {
+    let out = command(place, "metadata")
+        .args(["--format-version=1", "--locked", "--offline"])
+        .stderr(Stdio::null())
+        .output()?;
+    let metadata: Value = serde_json::from_slice(&out.stdout)?;
+    closure_units(&metadata, package).context("cargo metadata")
+}
+
+fn closure_units(metadata: &Value, package: &str) -> Option<u64> {
+    let packages: HashMap<&str, &Value> = (metadata["packages"].as_array()?.iter())
+        .filter_map(|p| Some((p["id"].as_str()?, p)))
+        .collect();
+    let nodes: HashMap<&str, &Value> = (metadata["resolve"]["nodes"].as_array()?.iter())
+        .filter_map(|n| Some((n["id"].as_str()?, n)))
+        .collect();
+    let (root, _) = packages.iter().find(|(_, p)| p["name"] == package)?;
+    let mut seen = BTreeSet::from([*root]);
+    let mut queue = vec![*root];
+    while let Some(id) = queue.pop() {
+        for dep in nodes.get(id)?["deps"].as_array()? {
+            let is_built = (dep["dep_kinds"].as_array()?.iter())
+                .any(|kind| kind["kind"] != "dev" && !is_foreign(&kind["target"]));
+            if let Some(next) = dep["pkg"].as_str()
+                && is_built
+                && seen.insert(next)
+            {
+                queue.push(next);
+            }
+        }
+    }
+    let has_script = |id: &&&str| {
+        packages.get(**id).is_some_and(|package| {
+            (package["targets"].as_array().into_iter().flatten())
+                .any(|target| target["kind"][0] == "custom-build")
+        })
+    };
+    Some((seen.len() + seen.iter().filter(has_script).count()) as u64)
+}
+
+/// Whether a dependency is for another platform only (recognised by name; this only feeds an estimate).
+fn is_foreign(target: &Value) -> bool {
+    let foreign = ["windows", "wasm", "macos", "apple", "android"];
+    (target.as_str()).is_some_and(|text| {
+        foreign.iter().any(|name| text.contains(name)) && !text.contains("not(")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn units_are_the_crates_needed_and_their_build_scripts() {
+        let dep = |id: &str, kind: Value, target: Value| json!({"pkg": id, "dep_kinds": [{"kind": kind, "target": target}]});
+        let metadata = json!({
+            "packages": [
+                {"id": "a", "name": "app", "targets": [{"kind": ["bin"]}]},
+                {"id": "b", "name": "lib", "targets": [{"kind": ["lib"]}, {"kind": ["custom-build"]}]},
+                {"id": "c", "name": "win", "targets": [{"kind": ["lib"]}]},
+                {"id": "d", "name": "only-tests", "targets": [{"kind": ["lib"]}]},
+            ],
+            "resolve": {"nodes": [
+                {"id": "a", "deps": [
+                    dep("b", Value::Null, Value::Null),
+                    dep("c", Value::Null, json!("cfg(windows)")),
+                    dep("d", json!("dev"), Value::Null),
+                ]},
+                {"id": "b", "deps": [dep("a", Value::Null, Value::Null)]},
+                {"id": "c", "deps": []},
+                {"id": "d", "deps": []},
+            ]},
+        });
+        assert_eq!(closure_units(&metadata, "app"), Some(3));
+        assert_eq!(closure_units(&metadata, "no such package"), None);
+        assert_eq!(closure_units(&json!({}), "app"), None);
+    }
+}
