@@ -176,9 +176,7 @@ fn symmetric(threshold: f64, map: &Map, count: usize, plain: bool) -> Ticks {
         return linear([low, high], count);
     }
     let sides = if low < 0.0 && high > 0.0 { 2 } else { 1 };
-    let every = ((last - first + 1) as usize * sides + 1)
-        .div_ceil(count)
-        .max(1) as i32;
+    let every = round_step(((last - first + 1) as usize * sides + 1).div_ceil(count));
     let word = |exponent: i32, sign: &str| {
         if plain {
             proper(&format!("{sign}{}", significant(10f64.powi(exponent), 4)))
