@@ -29,7 +29,13 @@ pub(super) fn draw_grid(canvas: &mut Canvas<'_>, panel: &Panel, frame: &Frame) {
 }
 
 /// Everything around the plot, drawn over the data's edge.
-pub(super) fn draw(canvas: &mut Canvas<'_>, panel: &Panel, frame: &Frame, theme: &Theme) {
+pub(super) fn draw(
+    canvas: &mut Canvas<'_>,
+    panel: &Panel,
+    frame: &Frame,
+    theme: &Theme,
+    paper: (f64, f64),
+) {
     let plot = frame.plot;
     let spine = Pen::new(SPINE, theme.spine);
     if frame.bar.is_some() {
@@ -42,8 +48,8 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, panel: &Panel, frame: &Frame, theme:
         ];
         canvas.line(&corner, spine);
     }
-    draw_x(canvas, panel, frame, theme);
-    draw_y(canvas, panel, frame, theme);
+    draw_x(canvas, panel, frame, theme, paper);
+    draw_y(canvas, panel, frame, theme, paper);
     if let Some(bar) = &frame.bar {
         draw_bar(canvas, bar, frame, theme);
     }
@@ -70,7 +76,7 @@ fn ink(size: f64) -> Ink {
     }
 }
 
-fn draw_x(canvas: &mut Canvas<'_>, panel: &Panel, frame: &Frame, theme: &Theme) {
+fn draw_x(canvas: &mut Canvas<'_>, panel: &Panel, frame: &Frame, theme: &Theme, paper: (f64, f64)) {
     let plot = frame.plot;
     let spine = Pen::new(SPINE, theme.spine);
     let is_named = matches!(panel.x.scale, Scale::Categories(_));
@@ -95,9 +101,9 @@ fn draw_x(canvas: &mut Canvas<'_>, panel: &Panel, frame: &Frame, theme: &Theme) 
         match &frame.x_words {
             Words::Lines(labels) => {
                 for (row, line) in labels.get(i).into_iter().flatten().enumerate() {
-                    let down = words_top + (0.75 + 1.1 * row as f64) * theme.small;
-                    canvas.text(line, (x, down), Align::Centre, ink(theme.small));
-                    below = below.max(words_top + 1.1 * theme.small * (row + 1) as f64);
+                    let down = words_top + (0.75 + 1.1 * row as f64) * frame.x_size;
+                    canvas.text(line, (x, down), Align::Centre, ink(frame.x_size));
+                    below = below.max(words_top + 1.1 * frame.x_size * (row + 1) as f64);
                 }
             }
             Words::Upwards(labels) => {
@@ -109,17 +115,16 @@ fn draw_x(canvas: &mut Canvas<'_>, panel: &Panel, frame: &Frame, theme: &Theme) 
         }
     }
     if frame.is_labelled[0] {
-        let label = with_factor(&panel.x.label, frame.x_ticks.exponent);
-        let label = fit(&label, theme.font, false, plot.width() * 1.15);
-        let at = (
-            (plot.left + plot.right) / 2.0,
-            below + theme.gap + 0.72 * theme.font,
-        );
-        canvas.text(&label, at, Align::Centre, ink(theme.font));
+        for (row, line) in frame.x_label.iter().enumerate() {
+            let half = width(line, theme.font, false) / 2.0;
+            let middle = inside((plot.left + plot.right) / 2.0, half, paper.0);
+            let down = below + theme.gap + (0.72 + 1.1 * row as f64) * theme.font;
+            canvas.text(line, (middle, down), Align::Centre, ink(theme.font));
+        }
     }
 }
 
-fn draw_y(canvas: &mut Canvas<'_>, panel: &Panel, frame: &Frame, theme: &Theme) {
+fn draw_y(canvas: &mut Canvas<'_>, panel: &Panel, frame: &Frame, theme: &Theme, paper: (f64, f64)) {
     let plot = frame.plot;
     let spine = Pen::new(SPINE, theme.spine);
     let is_named = matches!(panel.y.scale, Scale::Categories(_));
@@ -150,19 +155,19 @@ fn draw_y(canvas: &mut Canvas<'_>, panel: &Panel, frame: &Frame, theme: &Theme) 
             let at = (plot.left, plot.top - 0.45 * theme.small);
             canvas.text(&factor, at, Align::Left, ink(theme.small));
         }
-        let label = fit(&panel.y.label, theme.font, false, plot.height() * 1.25);
-        let x = words_right - frame.y_room - theme.gap - 0.3 * theme.font;
-        let at = (x, (plot.top + plot.bottom) / 2.0);
-        canvas.text_upwards(&label, at, Align::Centre, ink(theme.font));
+        for (row, line) in frame.y_label.iter().rev().enumerate() {
+            let half = width(line, theme.font, false) / 2.0;
+            let middle = inside((plot.top + plot.bottom) / 2.0, half, paper.1);
+            let x = words_right - frame.y_room - theme.gap - (0.3 + 1.1 * row as f64) * theme.font;
+            canvas.text_upwards(line, (x, middle), Align::Centre, ink(theme.font));
+        }
     }
 }
 
-fn with_factor(label: &str, exponent: i32) -> String {
-    match (exponent, label.is_empty()) {
-        (0, _) => label.to_owned(),
-        (_, true) => format!("×10{}", superscript(exponent)),
-        _ => format!("{label}  ×10{}", superscript(exponent)),
-    }
+/// The middle of a label of this half-length, moved so that it lies on the paper.
+fn inside(middle: f64, half: f64, paper: f64) -> f64 {
+    let edge = POINT;
+    middle.min(paper - half - edge).max(half + edge)
 }
 
 fn draw_bar(canvas: &mut Canvas<'_>, bar: &ColourBar, frame: &Frame, theme: &Theme) {
@@ -188,6 +193,13 @@ fn draw_bar(canvas: &mut Canvas<'_>, bar: &ColourBar, frame: &Frame, theme: &The
         canvas.fill(part, colour, 1.0);
     }
     canvas.frame(area, spine);
+    for value in &bar.ticks.minor {
+        let y = area.bottom - bar.map.share(*value) * area.height();
+        canvas.line(
+            &[(area.right, y), (area.right + 0.6 * theme.tick, y)],
+            spine,
+        );
+    }
     for (value, label) in &bar.ticks.major {
         let y = area.bottom - bar.map.share(*value) * area.height();
         canvas.line(&[(area.right, y), (area.right + theme.tick, y)], spine);

@@ -373,7 +373,7 @@ pub(super) fn extents(panel: &Panel) -> (Extent, Extent) {
             } => {
                 x.add(a.get());
                 y.add(b.get());
-                for [a, b] in from {
+                if let Some([a, b]) = from {
                     x.add(a.get());
                     y.add(b.get());
                 }

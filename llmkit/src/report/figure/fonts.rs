@@ -172,7 +172,7 @@ mod tests {
             ["Libertinus Serif 400", "Libertinus Serif 700"]
         );
         assert!(
-            families[2].starts_with("New Computer Modern Math 4"),
+            families[2].starts_with("NewComputerModern Math 4"),
             "{families:?}"
         );
         assert_eq!(families[3], "DejaVu Sans Mono 400");

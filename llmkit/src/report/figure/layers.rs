@@ -12,13 +12,15 @@ use super::values::Num;
 /// From this many points on, a line has no markers.
 pub(super) const MANY_POINTS: usize = 25;
 
-/// Draws one layer, the series of which is the `index`-th of the figure.
+/// Draws one layer, the series of which is the `index`-th of the figure. Tasks carry their names (`is_named`) where
+/// no legend does.
 pub(super) fn draw(
     canvas: &mut Canvas<'_>,
     layer: &Layer,
     panel: &Panel,
     frame: &Frame,
     index: usize,
+    is_named: bool,
     theme: &Theme,
 ) {
     let colour = series(index);
@@ -67,7 +69,7 @@ pub(super) fn draw(
                 let ends = [low[i], high[i]].map(|end| frame.point(x[i].get(), end.get()));
                 whisker(canvas, frame, ends, 1.2 * theme.marker, pen);
                 if frame.plot.holds(point) {
-                    canvas.marker(index, point, theme.marker, colour, 0.3 * POINT);
+                    canvas.marker(index, point, theme.marker, colour, 0.0);
                 }
             }
         }
@@ -154,21 +156,26 @@ pub(super) fn draw(
                     bottom: to.1,
                 };
                 if let Some(area) = area.within(&frame.plot).filter(|_| from.0.is_finite()) {
-                    block(canvas, area, index, theme);
+                    if is_named {
+                        canvas.fill(area, colour, 1.0);
+                    } else {
+                        block(canvas, area, index, theme);
+                    }
                     canvas.frame(area, Pen::new(WHITE, 0.4 * POINT));
-                    task_name(canvas, name, area, index, theme);
+                    if is_named {
+                        task_name(canvas, name, area, index, theme);
+                    }
                 }
             }
         }
     }
 }
 
-/// A task's name inside its bar, if the colour is plain and there is room.
+/// A task's name inside its bar, if there is room.
 fn task_name(canvas: &mut Canvas<'_>, name: &str, area: Area, index: usize, theme: &Theme) {
-    let is_plain = hatch(index).is_empty();
     let fits = width(name, theme.small, false) + 2.0 * theme.gap <= area.width()
         && area.height() >= theme.small;
-    if is_plain && fits {
+    if fits {
         let colour = if brightness(series(index)) < 0.55 {
             WHITE
         } else {
@@ -323,10 +330,7 @@ fn heat_map(canvas: &mut Canvas<'_>, columns: usize, values: &[Num], frame: &Fra
         }
     }
     // Numbers in the cells, if all of them have room.
-    let words: Vec<String> = values
-        .iter()
-        .map(|v| significant(v.get(), 2).replace('-', "−"))
-        .collect();
+    let words = cell_words(values);
     let widest = words
         .iter()
         .take(200)
@@ -358,6 +362,39 @@ fn heat_map(canvas: &mut Canvas<'_>, columns: usize, values: &[Num], frame: &Fra
             ink,
         );
     }
+}
+
+/// The cells' numbers: two digits of the largest, the same decimals for all; two digits each if they differ a
+/// thousandfold. A missing cell says nothing.
+fn cell_words(values: &[Num]) -> Vec<String> {
+    let sizes = || {
+        values
+            .iter()
+            .map(|v| v.get().abs())
+            .filter(|v| v.is_finite() && *v > 0.0)
+    };
+    let (least, most) = (
+        sizes().fold(f64::INFINITY, f64::min),
+        sizes().fold(0.0, f64::max),
+    );
+    let decimals = 1 - most.log10().floor() as i64;
+    let word = |value: f64| match value {
+        v if !v.is_finite() => String::new(),
+        v if most / least > 1e3 || !(0..=3).contains(&decimals.max(0)) => significant(v, 2),
+        v => {
+            let text = format!("{v:.*}", decimals.max(0) as usize);
+            let is_zero = !text.contains(|c: char| ('1'..='9').contains(&c));
+            if is_zero {
+                text.trim_start_matches('-').to_owned()
+            } else {
+                text
+            }
+        }
+    };
+    values
+        .iter()
+        .map(|v| word(v.get()).replace('-', "−"))
+        .collect()
 }
 
 fn draw_box(

@@ -1,5 +1,6 @@
 //! Sharing out the paper: title, legend, panels, and around each panel its labels.
 
+use super::super::number::superscript;
 use super::canvas::{INCH, POINT};
 use super::check::extents;
 use super::colour::Rgb;
@@ -55,6 +56,11 @@ pub(super) struct Frame {
     pub x_ticks: Ticks,
     pub y_ticks: Ticks,
     pub x_words: Words,
+    /// Size of the words under the axis.
+    pub x_size: f64,
+    /// Axis labels, in lines.
+    pub x_label: Vec<String>,
+    pub y_label: Vec<String>,
     /// Whether tick labels and axis label are written (inner panels with shared axes have none).
     pub is_labelled: [bool; 2],
     /// Whether y grows downwards: lanes and matrices are read from the top.
@@ -140,7 +146,7 @@ impl Layout {
         let default_aspect = if figure.panels.len() == 1 {
             if figure.full_width { 0.42 } else { 0.64 }
         } else {
-            (0.8 * rows as f64 / columns as f64).clamp(0.25, 1.3)
+            (0.9 * rows as f64 / columns as f64).clamp(0.25, 1.3)
         };
         let aspect = figure.aspect.map_or(default_aspect, |aspect| aspect.get());
         let paper_height = (paper_width * aspect).round();
@@ -302,9 +308,33 @@ fn measure(
         .map(|(_, label)| width(label, theme.small, false))
         .fold(0.0, f64::max)
         .min(0.35 * cell.0);
-    let bar_room = bar.as_ref().map_or(0.0, |bar| bar.room + 3.0 * theme.font);
-    let plot_width = (cell.0 - y_room - 2.5 * theme.font - bar_room).max(0.3 * cell.0);
-    let (x_ticks, x_words) = horizontal(&panel.x, &x, plot_width, 0.35 * cell.1, theme);
+    let y_label = wrap(&panel.y.label, theme.font, false, 0.9 * cell.1, 2);
+    // What will stand left and right of the plot, as in `Frame::margins`.
+    let step = theme.tick + theme.gap;
+    let label_room = |lines: usize| {
+        if lines > 0 {
+            theme.gap + 1.15 * theme.font * lines as f64
+        } else {
+            0.0
+        }
+    };
+    let bar_room = bar.as_ref().map_or(theme.gap, |bar| {
+        5.0 * theme.gap + step + bar.room + label_room(usize::from(!bar.label.is_empty()))
+    });
+    let left_room = if is_labelled[1] {
+        step + y_room + label_room(y_label.len())
+    } else {
+        theme.tick
+    };
+    let plot_width = (cell.0 - left_room - bar_room).max(0.3 * cell.0);
+    let (x_ticks, x_words, x_size) = horizontal(&panel.x, &x, plot_width, 0.35 * cell.1, theme);
+    let x_label = wrap(
+        &with_factor(&panel.x.label, x_ticks.exponent),
+        theme.font,
+        false,
+        1.12 * plot_width,
+        2,
+    );
     Ok(Frame {
         plot: Area {
             left: 0.0,
@@ -317,6 +347,9 @@ fn measure(
         x_ticks,
         y_ticks,
         x_words,
+        x_size,
+        x_label,
+        y_label,
         is_labelled,
         is_top_down: heat.is_some() || matches!(panel.y.scale, Scale::Categories(_)),
         y_room,
@@ -325,44 +358,54 @@ fn measure(
 }
 
 /// As many ticks as their labels have room for; categories wrap, and stand upright if that is not enough.
-fn horizontal(axis: &Axis, map: &Map, room: f64, high: f64, theme: &Theme) -> (Ticks, Words) {
-    let one_line = |label: &String| vec![label.clone()];
+fn horizontal(axis: &Axis, map: &Map, room: f64, high: f64, theme: &Theme) -> (Ticks, Words, f64) {
     if let Scale::Categories(names) = &axis.scale {
         let ticks = Ticks::of(axis, map, names.len());
         let each = room / names.len().max(1) as f64 - theme.gap;
-        let fits = |word: &str| width(word, theme.small, false) <= each;
-        if names.iter().all(|name| name.split_whitespace().all(fits)) {
-            let lines: Vec<_> = names
-                .iter()
-                .map(|name| wrap(name, theme.small, false, each, 3))
-                .collect();
-            if !lines.iter().flatten().any(|line| line.ends_with('…')) {
-                return (ticks, Words::Lines(lines));
+        // Rather a little smaller (never under 6 points) than turned.
+        for size in [
+            theme.small,
+            (0.92 * theme.small).max(6.0 * POINT),
+            6.0 * POINT,
+        ] {
+            let fits = |word: &str| width(word, size, false) <= each;
+            if names.iter().all(|name| name.split_whitespace().all(fits)) {
+                let lines: Vec<_> = names
+                    .iter()
+                    .map(|name| wrap(name, size, false, each, 3))
+                    .collect();
+                if !lines.iter().flatten().any(|line| line.ends_with('…')) {
+                    return (ticks, Words::Lines(lines), size);
+                }
             }
         }
         let names = names
             .iter()
             .map(|name| fit(name, theme.small, false, high))
             .collect();
-        return (ticks, Words::Upwards(names));
+        return (ticks, Words::Upwards(names), theme.small);
     }
     let mut count = ((room / (4.0 * theme.small)) as usize).clamp(2, 9);
     loop {
         let ticks = Ticks::of(axis, map, count);
-        let needed: f64 = ticks
-            .major
-            .iter()
-            .map(|(_, label)| width(label, theme.small, false) + 1.0 * theme.small)
+        let labels = || ticks.major.iter().map(|(_, label)| label);
+        let needed: f64 = labels()
+            .map(|label| width(label, theme.small, false) + theme.small)
             .sum();
         if needed <= room || count == 2 {
-            let words = ticks
-                .major
-                .iter()
-                .map(|(_, label)| one_line(label))
-                .collect();
-            return (ticks, Words::Lines(words));
+            let words = labels().map(|label| vec![label.clone()]).collect();
+            return (ticks, Words::Lines(words), theme.small);
         }
         count -= 1;
+    }
+}
+
+fn with_factor(label: &str, exponent: i32) -> String {
+    match (exponent, label.is_empty()) {
+        (0, _) => label.to_owned(),
+        (_, true) => format!("×10{}", superscript(exponent)),
+        // A space that does not break: the factor stays with the last word.
+        _ => format!("{label} ×10{}", superscript(exponent)),
     }
 }
 
@@ -411,8 +454,8 @@ impl Frame {
         } else {
             theme.tick
         };
-        if shows_y && !panel.y.label.is_empty() {
-            margins.left += theme.gap + 1.15 * theme.font;
+        if shows_y && !self.y_label.is_empty() {
+            margins.left += theme.gap + 1.15 * theme.font * self.y_label.len() as f64;
         }
         margins.bottom = theme.tick;
         if shows_x {
@@ -427,8 +470,8 @@ impl Frame {
                         .map(|name| width(name, theme.small, false))
                         .fold(0.0, f64::max),
                 };
-            if !panel.x.label.is_empty() || self.x_ticks.exponent != 0 {
-                margins.bottom += theme.gap + 1.1 * theme.font;
+            if !self.x_label.is_empty() {
+                margins.bottom += theme.gap + 1.1 * theme.font * self.x_label.len() as f64;
             }
         }
         margins.top = 0.5 * theme.small;

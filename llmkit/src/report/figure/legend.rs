@@ -25,6 +25,7 @@ enum Sample {
         has_marker: bool,
         has_band: bool,
         is_block: bool,
+        is_histogram: bool,
     },
     Reference(usize),
 }
@@ -65,7 +66,7 @@ pub(super) fn entries(figure: &Figure, names: &[String]) -> Vec<Entry> {
         .filter(|(_, name)| !name.is_empty());
     let mut entries: Vec<Entry> = of_series
         .map(|(index, name)| {
-            let mut sample = (false, false, false, false);
+            let mut sample = (false, false, false, false, false);
             for layer in layers().filter(|layer| layer.name() == name) {
                 match layer {
                     Layer::Line { markers, x, .. } => {
@@ -76,13 +77,13 @@ pub(super) fn entries(figure: &Figure, names: &[String]) -> Vec<Entry> {
                     Layer::ErrorBars { .. } => sample.1 = true,
                     Layer::Band { .. } => sample.2 = true,
                     Layer::HeatMap { .. } => {}
-                    Layer::Bars { .. }
-                    | Layer::Histogram { .. }
-                    | Layer::Boxes { .. }
-                    | Layer::Tasks { .. } => sample.3 = true,
+                    Layer::Histogram { .. } => sample.4 = true,
+                    Layer::Bars { .. } | Layer::Boxes { .. } | Layer::Tasks { .. } => {
+                        sample.3 = true
+                    }
                 }
             }
-            let (has_line, has_marker, has_band, is_block) = sample;
+            let (has_line, has_marker, has_band, is_block, is_histogram) = sample;
             Entry {
                 name: name.clone(),
                 sample: Sample::Series {
@@ -91,6 +92,7 @@ pub(super) fn entries(figure: &Figure, names: &[String]) -> Vec<Entry> {
                     has_marker,
                     has_band,
                     is_block,
+                    is_histogram,
                 },
             }
         })
@@ -109,8 +111,29 @@ pub(super) fn entries(figure: &Figure, names: &[String]) -> Vec<Entry> {
     entries
 }
 
-fn sample_width(theme: &Theme) -> f64 {
-    2.6 * theme.small
+/// Room before a name: a marker alone needs less than a line.
+fn sample_width(entry: &Entry, theme: &Theme) -> f64 {
+    match entry.sample {
+        Sample::Series {
+            has_line: false,
+            has_marker: true,
+            has_band: false,
+            is_block: false,
+            is_histogram: false,
+            ..
+        } => theme.small,
+        Sample::Series {
+            is_block: true,
+            has_line: false,
+            ..
+        }
+        | Sample::Series {
+            is_histogram: true,
+            has_line: false,
+            ..
+        } => 1.8 * theme.small,
+        _ => 2.6 * theme.small,
+    }
 }
 
 fn row_height(theme: &Theme) -> f64 {
@@ -118,7 +141,7 @@ fn row_height(theme: &Theme) -> f64 {
 }
 
 fn entry_width(entry: &Entry, theme: &Theme) -> f64 {
-    sample_width(theme) + theme.gap * 1.5 + width(&entry.name, theme.small, false)
+    sample_width(entry, theme) + theme.gap * 1.5 + width(&entry.name, theme.small, false)
 }
 
 /// Rows of entries that fit side by side into `room`.
@@ -268,14 +291,14 @@ fn draw_entry(
     limit: f64,
     theme: &Theme,
 ) {
-    let right = left + sample_width(theme);
+    let right = left + sample_width(entry, theme);
     let ends = [(left, middle), (right, middle)];
     let centre = ((left + right) / 2.0, middle);
     let tall = 0.36 * theme.small;
     let area = Area {
-        left: left + 0.3 * theme.small,
+        left,
         top: middle - tall,
-        right: right - 0.3 * theme.small,
+        right,
         bottom: middle + tall,
     };
     match entry.sample {
@@ -285,15 +308,15 @@ fn draw_entry(
             has_marker,
             has_band,
             is_block,
+            is_histogram,
         } => {
             let colour = series(index);
             if has_band {
-                let area = Area {
-                    left,
-                    right,
-                    ..area
-                };
                 canvas.fill(area, colour, 0.22);
+            }
+            if is_histogram {
+                canvas.fill(area, colour, 0.25);
+                canvas.frame(area, Pen::new(colour, 0.8 * theme.line));
             }
             if is_block {
                 block(canvas, area, index, theme);

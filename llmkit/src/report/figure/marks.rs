@@ -32,8 +32,11 @@ pub(super) fn draw_lines(canvas: &mut Canvas<'_>, panel: &Panel, frame: &Frame, 
         let Mark::Line { line, label } = mark else {
             continue;
         };
-        let index = names.iter().position(|name| name == label).unwrap_or(0);
-        let pen = Pen::new(QUIET, 0.7 * POINT).dashed(reference_dash(index));
+        let dash = match names.iter().position(|name| name == label) {
+            Some(index) => reference_dash(index),
+            None => &[2.0, 2.0],
+        };
+        let pen = Pen::new(QUIET, 0.7 * POINT).dashed(dash);
         for piece in clip_line(&course(line, frame), &frame.plot) {
             canvas.line(&piece, pen);
         }

@@ -117,9 +117,17 @@ impl Figure {
             let (areas, lines): (Vec<_>, Vec<_>) = panel.layers.iter().partition(is_area);
             for layer in areas.into_iter().chain(lines) {
                 let index = layout.names.iter().position(|name| name == layer.name());
-                layers::draw(canvas, layer, panel, frame, index.unwrap_or(0), theme);
+                layers::draw(
+                    canvas,
+                    layer,
+                    panel,
+                    frame,
+                    index.unwrap_or(0),
+                    self.legend == Legend::None,
+                    theme,
+                );
             }
-            axes::draw(canvas, panel, frame, theme);
+            axes::draw(canvas, panel, frame, theme, (layout.width, layout.height));
             let mut taken = panel_obstacles(panel, frame);
             if taken.is_empty() {
                 let middle = (

@@ -27,13 +27,6 @@ impl Area {
             && (self.top - 10.0..=self.bottom + 10.0).contains(&y)
     }
 
-    pub fn overlaps(&self, other: &Area) -> bool {
-        self.left < other.right
-            && other.left < self.right
-            && self.top < other.bottom
-            && other.top < self.bottom
-    }
-
     /// The same, larger by `margin` on each side.
     pub fn grown(&self, margin: f64) -> Area {
         Area {
@@ -167,7 +160,7 @@ pub(super) fn marker(index: usize, (x, y): Point, radius: f64) -> Option<Vec<Poi
     };
     match index % 7 {
         0 => None,
-        1 => around(&[(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)]),
+        1 => around(&[(-0.86, -0.86), (0.86, -0.86), (0.86, 0.86), (-0.86, 0.86)]),
         2 => around(&[(0.0, -1.2), (1.1, 0.8), (-1.1, 0.8)]),
         3 => around(&[(0.0, -1.3), (1.1, 0.0), (0.0, 1.3), (-1.1, 0.0)]),
         4 => around(&[(0.0, 1.2), (1.1, -0.8), (-1.1, -0.8)]),

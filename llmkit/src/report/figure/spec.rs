@@ -206,7 +206,7 @@ pub enum Layer {
     },
 }
 
-/// Colours of a heat map. All three have even steps in grey.
+/// Colours of a heat map. The sequential ones have even steps in grey; in grey a diverging one shows magnitudes only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Colours {

@@ -36,11 +36,11 @@ fn linear([low, high]: [f64; 2], count: usize) -> Ticks {
     let rough = high / count as f64 - low / count as f64;
     let power = rough.log10().floor();
     let unit = 10f64.powf(power);
-    let (step, parts) = [(1.0, 5), (2.0, 4), (2.5, 5), (5.0, 5), (10.0, 5)]
+    let (step, parts) = [(1.0, 2), (2.0, 2), (2.5, 5), (5.0, 5), (10.0, 2)]
         .into_iter()
         .map(|(step, parts)| (step * unit, parts))
         .find(|(step, _)| *step >= rough * 0.999)
-        .unwrap_or((10.0 * unit, 5));
+        .unwrap_or((10.0 * unit, 2));
     if !step.is_normal() {
         return Ticks::default();
     }
@@ -90,7 +90,7 @@ fn logarithmic(base: f64, [low, high]: [f64; 2], count: usize, plain: bool) -> T
     let (first, last) = (exponent_of(low) - 1e-9, exponent_of(high) + 1e-9);
     let (first_power, last_power) = (first.ceil() as i32, last.floor() as i32);
     let powers = (last_power - first_power + 1).max(0);
-    let every = (powers as usize).div_ceil(count).max(1) as i32;
+    let every = round_step((powers as usize).div_ceil(count));
     let shown = |value: &f64| (first..=last).contains(&exponent_of(*value));
     let word = |value: f64, exponent: i32| {
         if plain {
@@ -176,9 +176,7 @@ fn symmetric(threshold: f64, map: &Map, count: usize, plain: bool) -> Ticks {
         return linear([low, high], count);
     }
     let sides = if low < 0.0 && high > 0.0 { 2 } else { 1 };
-    let every = ((last - first + 1) as usize * sides + 1)
-        .div_ceil(count)
-        .max(1) as i32;
+    let every = round_step(((last - first + 1) as usize * sides + 1).div_ceil(count));
     let word = |exponent: i32, sign: &str| {
         if plain {
             proper(&format!("{sign}{}", significant(10f64.powi(exponent), 4)))
@@ -197,12 +195,22 @@ fn symmetric(threshold: f64, map: &Map, count: usize, plain: bool) -> Ticks {
             if is_major && map.shows(value) {
                 ticks.major.push((value, word(exponent, text)));
             }
-            let minor = (1..10).map(|digit| value * f64::from(digit));
+            let digits = if every == 1 { 1..10 } else { 1..2 };
+            let minor = digits.map(|digit| value * f64::from(digit));
             ticks.minor.extend(minor.filter(|value| map.shows(*value)));
         }
     }
     ticks.major.sort_by(|a, b| a.0.total_cmp(&b.0));
     ticks
+}
+
+/// The least step of exponents from `least` on that people count in.
+fn round_step(least: usize) -> i32 {
+    let steps = [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 100];
+    steps
+        .into_iter()
+        .find(|&step| step as usize >= least)
+        .unwrap_or(200)
 }
 
 /// With a real minus sign.
@@ -273,7 +281,7 @@ mod tests {
         );
         assert_eq!(
             labels(&Axis::log("x"), 1e-30, 1e30, 4).0,
-            ["10⁻³⁰", "10⁻¹⁵", "10⁰", "10¹⁵", "10³⁰"].map(String::from)[..].to_vec()
+            ["10⁻²⁰", "10⁰", "10²⁰"]
         );
         let (short, _) = labels(&Axis::log("x"), 1.5, 9.0, 5);
         assert_eq!(short, ["2", "3", "5"]);

@@ -197,7 +197,7 @@ mod tests {
     fn every_holder_of_numbers() {
         assert_eq!([0.1f32].values().unwrap(), [0.1]);
         assert_eq!(vec![3usize, 4].values().unwrap(), [3.0, 4.0]);
-        assert_eq!(Vec::<f64>::new().values().unwrap(), []);
+        assert!(Vec::<f64>::new().values().unwrap().is_empty());
         let series = Series::new("x".into(), [Some(1i32), None]);
         let values = series.values().unwrap();
         assert!(values[0] == 1.0 && values[1].is_nan());
