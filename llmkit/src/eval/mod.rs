@@ -1,1 +1,3 @@
-//! To be written.
+//! Metrics.
+
+pub mod perplexity;
