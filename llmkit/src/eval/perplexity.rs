@@ -65,7 +65,11 @@ impl Perplexity {
         let value = mean.exp();
         Perplexity {
             value,
-            standard_error: if nll.len() > 1 { value * (variance / (count - 1.0)).sqrt() } else { f64::NAN },
+            standard_error: if nll.len() > 1 {
+                value * (variance / (count - 1.0)).sqrt()
+            } else {
+                f64::NAN
+            },
             windows,
             nll,
         }
@@ -92,7 +96,9 @@ impl LlamaCpp {
             }
             let hidden = model.network().hidden(&window, &mut KvCache::new())?;
             // Only the rows that are scored go through the head, the most expensive matrix.
-            model.network().logits(&hidden.narrow(0, first, self.ctx - 1 - first)?)
+            model
+                .network()
+                .logits(&hidden.narrow(0, first, self.ctx - 1 - first)?)
         })
     }
 
@@ -110,10 +116,18 @@ impl LlamaCpp {
         }
         if tokens.len() < 2 * ctx {
             let expected = format!("at least two windows of {ctx} tokens");
-            return Err(Error::argument("text", expected, format!("{} tokens", tokens.len())));
+            return Err(Error::argument(
+                "text",
+                expected,
+                format!("{} tokens", tokens.len()),
+            ));
         }
         let whole = tokens.len() / ctx;
-        let windows = if max_windows == 0 { whole } else { whole.min(max_windows) };
+        let windows = if max_windows == 0 {
+            whole
+        } else {
+            whole.min(max_windows)
+        };
         let first = ctx / 2;
         let mut progress = Progress::new("perplexity", windows as u64, "windows");
         let mut nll = Vec::with_capacity(windows * (ctx - 1 - first));
@@ -130,13 +144,18 @@ impl LlamaCpp {
 
 /// −log softmax(row)\[target\], in f64.
 fn negative_log_likelihood(row: &[f32], target: u32) -> Result<f64> {
-    let own = row.get(target as usize).ok_or_else(|| Error::argument("token id", format!("below {}", row.len()), target))?;
+    let own = row
+        .get(target as usize)
+        .ok_or_else(|| Error::argument("token id", format!("below {}", row.len()), target))?;
     let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     if !top.is_finite() || own.is_nan() {
         return Err(Error::argument("logits", "finite numbers", top));
     }
-    let total: f64 = row.iter().map(|&it| (f64::from(it) - f64::from(top)).exp()).sum();
-    Ok(total.ln() + f64::from(top) - f64::from(*own))
+    let total: f64 = row
+        .iter()
+        .map(|&it| (f64::from(it) - f64::from(top)).exp())
+        .sum();
+    Ok(total.ln() + (f64::from(top) - f64::from(*own)))
 }
 
 #[cfg(test)]
@@ -146,7 +165,10 @@ mod tests {
 
     /// Logits under which token t has probability 2^-(t + 1) (of four: 1/2, 1/4, 1/8, 1/8).
     fn halves(rows: usize) -> Result<Tensor> {
-        let row: Vec<f32> = [0.5f32, 0.25, 0.125, 0.125].iter().map(|p| p.ln()).collect();
+        let row: Vec<f32> = [0.5f32, 0.25, 0.125, 0.125]
+            .iter()
+            .map(|p| p.ln())
+            .collect();
         Ok(Tensor::from_vec(row.repeat(rows), (rows, 4), &Device::Cpu)?)
     }
 
@@ -163,7 +185,11 @@ mod tests {
             })
             .unwrap();
         assert_eq!(seen, [tokens[..8].to_vec(), tokens[8..16].to_vec()]);
-        let bits: Vec<f64> = result.nll.iter().map(|nats| nats / std::f64::consts::LN_2).collect();
+        let bits: Vec<f64> = result
+            .nll
+            .iter()
+            .map(|nats| nats / std::f64::consts::LN_2)
+            .collect();
         for (got, expected) in bits.iter().zip([1.0, 2.0, 1.0, 2.0, 2.0, 3.0]) {
             assert!((got - expected).abs() < 1e-6, "{bits:?}");
         }
@@ -173,15 +199,25 @@ mod tests {
         // Spread of (1, 2, 1, 2, 2, 3) bits: variance 17/36, over 5 degrees of freedom.
         let expected = result.value * (17.0f64 / 36.0 / 5.0).sqrt() * std::f64::consts::LN_2;
         assert!((result.standard_error - expected).abs() < 1e-5);
-        assert_eq!(protocol.score(&tokens, 1, |_| halves(3)).unwrap().nll.len(), 3);
+        assert_eq!(
+            protocol.score(&tokens, 1, |_| halves(3)).unwrap().nll.len(),
+            3
+        );
     }
 
     #[test]
     fn short_texts_and_bad_logits_are_refused() {
         let protocol = LlamaCpp { ctx: 8 };
         assert!(protocol.score(&[0; 15], 0, |_| halves(3)).is_err());
-        assert!(LlamaCpp { ctx: 3 }.score(&[0; 100], 0, |_| halves(1)).is_err());
-        assert!(protocol.score(&[9; 16], 0, |_| halves(3)).is_err(), "unknown token");
+        assert!(
+            LlamaCpp { ctx: 3 }
+                .score(&[0; 100], 0, |_| halves(1))
+                .is_err()
+        );
+        assert!(
+            protocol.score(&[9; 16], 0, |_| halves(3)).is_err(),
+            "unknown token"
+        );
         let nan = || Ok(Tensor::full(f32::NAN, (3, 4), &Device::Cpu)?);
         assert!(protocol.score(&[0; 16], 0, |_| nan()).is_err());
     }

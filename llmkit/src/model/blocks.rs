@@ -30,9 +30,9 @@ pub enum BlockType {
 
 /// Names of ggml's type numbers, for messages about those we do not read.
 const GGML_NAMES: [&str; 31] = [
-    "F32", "F16", "Q4_0", "Q4_1", "4", "5", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
-    "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8", "I16", "I32", "I64",
-    "F64", "IQ1_M", "BF16",
+    "F32", "F16", "Q4_0", "Q4_1", "4", "5", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K",
+    "Q5_K", "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S",
+    "IQ4_XS", "I8", "I16", "I32", "I64", "F64", "IQ1_M", "BF16",
 ];
 
 impl BlockType {
@@ -53,7 +53,9 @@ impl BlockType {
 
     /// What ggml calls the type with this number.
     pub(super) fn ggml_name(number: u32) -> String {
-        GGML_NAMES.get(number as usize).map_or_else(|| format!("type {number}"), |name| (*name).to_owned())
+        GGML_NAMES
+            .get(number as usize)
+            .map_or_else(|| format!("type {number}"), |name| (*name).to_owned())
     }
 
     /// Elements in a block.
@@ -82,7 +84,9 @@ impl BlockType {
         let mut out = Vec::with_capacity(data.len() / self.bytes() * self.elements());
         for block in data.chunks_exact(self.bytes()) {
             match self {
-                BlockType::F32 => out.push(f32::from_le_bytes([block[0], block[1], block[2], block[3]])),
+                BlockType::F32 => {
+                    out.push(f32::from_le_bytes([block[0], block[1], block[2], block[3]]))
+                }
                 BlockType::F16 => out.push(half_at(block, 0)),
                 BlockType::BF16 => out.push(bf16::from_le_bytes([block[0], block[1]]).to_f32()),
                 BlockType::Q4_0 => {
@@ -119,7 +123,11 @@ fn half_at(block: &[u8], at: usize) -> f32 {
 
 /// Element `i` of 32 four-bit ones.
 fn nibble(quants: &[u8], i: usize) -> u8 {
-    if i < 16 { quants[i] & 15 } else { quants[i - 16] >> 4 }
+    if i < 16 {
+        quants[i] & 15
+    } else {
+        quants[i - 16] >> 4
+    }
 }
 
 /// Element `i` of 32 five-bit ones: four bytes of fifth bits, then the nibbles.

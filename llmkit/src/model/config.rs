@@ -72,7 +72,9 @@ impl Config {
             layers: gguf.integer(&key("block_count"))?,
             width,
             heads,
-            kv_heads: gguf.integer(&key("attention.head_count_kv")).unwrap_or(heads),
+            kv_heads: gguf
+                .integer(&key("attention.head_count_kv"))
+                .unwrap_or(heads),
             head_dim: gguf
                 .integer(&key("rope.dimension_count"))
                 .unwrap_or(width / heads.max(1)),
@@ -113,7 +115,9 @@ impl Config {
             width: its.hidden_size,
             heads: its.num_attention_heads,
             kv_heads: its.num_key_value_heads.unwrap_or(its.num_attention_heads),
-            head_dim: its.head_dim.unwrap_or(its.hidden_size / its.num_attention_heads.max(1)),
+            head_dim: its
+                .head_dim
+                .unwrap_or(its.hidden_size / its.num_attention_heads.max(1)),
             ffn_width: its.intermediate_size,
             vocabulary: its.vocab_size,
             context_tokens: its.max_position_embeddings,
@@ -124,7 +128,16 @@ impl Config {
     }
 
     fn checked(self, file: &str) -> Result<Config> {
-        let sizes = [self.layers, self.width, self.heads, self.kv_heads, self.head_dim, self.ffn_width, self.vocabulary, self.context_tokens];
+        let sizes = [
+            self.layers,
+            self.width,
+            self.heads,
+            self.kv_heads,
+            self.head_dim,
+            self.ffn_width,
+            self.vocabulary,
+            self.context_tokens,
+        ];
         let fits = sizes.iter().all(|size| (1..1 << 24).contains(size))
             && self.heads % self.kv_heads == 0
             && self.head_dim % 2 == 0
@@ -137,7 +150,8 @@ impl Config {
         } else {
             Err(Error::Format {
                 file: file.to_owned(),
-                expected: "sizes of a Llama model (whole heads in each group, even head dimension)".to_owned(),
+                expected: "sizes of a Llama model (whole heads in each group, even head dimension)"
+                    .to_owned(),
                 got: format!("{self:?}"),
             })
         }
@@ -155,14 +169,20 @@ mod tests {
     #[test]
     fn hugging_face_json_is_read() {
         let config = Config::from_hugging_face("c", JSON).unwrap();
-        assert_eq!((config.head_dim, config.kv_heads, config.rope_base), (64, 3, 100_000.0));
+        assert_eq!(
+            (config.head_dim, config.kv_heads, config.rope_base),
+            (64, 3, 100_000.0)
+        );
     }
 
     #[test]
     fn other_models_are_refused() {
         for (from, to) in [
             ("\"llama\"", "\"gpt2\""),
-            ("\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"yarn\"}"),
+            (
+                "\"rope_scaling\": null",
+                "\"rope_scaling\": {\"type\": \"yarn\"}",
+            ),
             ("\"num_key_value_heads\": 3", "\"num_key_value_heads\": 4"),
             ("\"num_attention_heads\": 9", "\"num_attention_heads\": 0"),
             ("\"hidden_size\": 576,", ""),

@@ -100,7 +100,8 @@ impl Model {
         let start = Instant::now();
         while tokens.len() < options.max_tokens {
             let law = options.sampling.law(&logits)?;
-            let next = draw(&law, &mut generator).ok_or_else(|| Error::argument("logits", "a law to draw from", "none"))?;
+            let next = draw(&law, &mut generator)
+                .ok_or_else(|| Error::argument("logits", "a law to draw from", "none"))?;
             if options.stops_at_end && self.tokenizer.ends.contains(&next) {
                 is_complete = true;
                 break;
@@ -172,7 +173,12 @@ fn next_line(rest: &str) -> Option<(&str, usize)> {
     if let Some(end) = rest.find('\n').filter(|&end| end <= WRAP_AT) {
         return Some((&rest[..end], end + 1));
     }
-    let blank = rest.char_indices().take_while(|&(at, _)| at <= WRAP_AT).filter(|&(_, c)| c == ' ').last()?.0;
+    let blank = rest
+        .char_indices()
+        .take_while(|&(at, _)| at <= WRAP_AT)
+        .filter(|&(_, c)| c == ' ')
+        .last()?
+        .0;
     (rest.len() > WRAP_AT).then(|| (&rest[..blank], blank + 1))
 }
 

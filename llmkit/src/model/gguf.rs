@@ -103,10 +103,17 @@ impl Gguf {
         }
         let alignment = match metadata.get("general.alignment") {
             None => 32,
-            Some(&Value::Integer(bytes)) if bytes > 0 && bytes < 1 << 20 && (bytes as u64).is_power_of_two() => {
+            Some(&Value::Integer(bytes))
+                if bytes > 0 && bytes < 1 << 20 && (bytes as u64).is_power_of_two() =>
+            {
                 bytes as usize
             }
-            Some(other) => return Err(reader.wrong("general.alignment to be a small power of two", format!("{other:?}"))),
+            Some(other) => {
+                return Err(reader.wrong(
+                    "general.alignment to be a small power of two",
+                    format!("{other:?}"),
+                ));
+            }
         };
         let mut tensors = Vec::new();
         for _ in 0..tensor_count {
@@ -119,9 +126,16 @@ impl Gguf {
             if tensor.offset % alignment != 0 {
                 return Err(wrong("an aligned offset", tensor.offset.to_string()));
             }
-            let end = data.checked_add(tensor.offset).and_then(|start| start.checked_add(tensor.bytes));
+            let end = data
+                .checked_add(tensor.offset)
+                .and_then(|start| start.checked_add(tensor.bytes));
             if end.is_none_or(|end| end > content.len()) {
-                let got = format!("{} bytes at {} of {}", tensor.bytes, tensor.offset, content.len());
+                let got = format!(
+                    "{} bytes at {} of {}",
+                    tensor.bytes,
+                    tensor.offset,
+                    content.len()
+                );
                 return Err(wrong("its bytes inside the file", got));
             }
             if !names.insert(tensor.name.clone()) {
@@ -154,7 +168,9 @@ impl Gguf {
     /// The stored bytes of a tensor.
     pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
         // In bounds: checked when the file was opened; an info of another file gives nothing.
-        self.content.get(tensor.offset..tensor.offset + tensor.bytes).unwrap_or_default()
+        self.content
+            .get(tensor.offset..tensor.offset + tensor.bytes)
+            .unwrap_or_default()
     }
 
     /// The elements of a tensor as f32, row-major.
@@ -244,7 +260,10 @@ impl<'a> Reader<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8]> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let taken = rest.get(..count).ok_or_else(|| {
-            self.wrong(&format!("{count} more bytes"), format!("the end of the file after {}", rest.len()))
+            self.wrong(
+                &format!("{count} more bytes"),
+                format!("the end of the file after {}", rest.len()),
+            )
         })?;
         self.at += count;
         Ok(taken)
@@ -270,14 +289,19 @@ impl<'a> Reader<'a> {
         let most = (self.bytes.len() - self.at) / least;
         match usize::try_from(count) {
             Ok(count) if count <= most => Ok(count),
-            _ => Err(self.wrong(&format!("at most {most} {what} in what is left of the file"), count)),
+            _ => Err(self.wrong(
+                &format!("at most {most} {what} in what is left of the file"),
+                count,
+            )),
         }
     }
 
     fn text(&mut self) -> Result<String> {
         let count = self.count("bytes of text", 1)?;
         let bytes = self.take(count)?;
-        std::str::from_utf8(bytes).map(str::to_owned).map_err(|error| self.wrong("UTF-8 text", error))
+        std::str::from_utf8(bytes)
+            .map(str::to_owned)
+            .map_err(|error| self.wrong("UTF-8 text", error))
     }
 
     fn value(&mut self, kind: u32, key: &str) -> Result<Value> {
@@ -293,13 +317,26 @@ impl<'a> Reader<'a> {
                     2 | 3 => 2,
                     4..=6 => 4,
                     8 | 10..=12 => 8,
-                    _ => return Err(self.wrong(&format!("an array of numbers or texts under {key}"), format!("type {kind}"))),
+                    _ => {
+                        return Err(self.wrong(
+                            &format!("an array of numbers or texts under {key}"),
+                            format!("type {kind}"),
+                        ));
+                    }
                 };
                 let count = self.count("array elements", least)?;
                 match kind {
-                    6 | 12 => Value::Floats((0..count).map(|_| self.float(kind)).collect::<Result<_>>()?),
+                    6 | 12 => Value::Floats(
+                        (0..count)
+                            .map(|_| self.float(kind))
+                            .collect::<Result<_>>()?,
+                    ),
                     8 => Value::Texts((0..count).map(|_| self.text()).collect::<Result<_>>()?),
-                    _ => Value::Integers((0..count).map(|_| self.integer(kind)).collect::<Result<_>>()?),
+                    _ => Value::Integers(
+                        (0..count)
+                            .map(|_| self.integer(kind))
+                            .collect::<Result<_>>()?,
+                    ),
                 }
             }
             _ => return Err(self.wrong(&format!("a known value type under {key}"), kind)),
@@ -342,20 +379,42 @@ impl<'a> Reader<'a> {
         }
         let kind = self.u32()?;
         let offset = self.u64()?;
-        let block = BlockType::from_ggml(kind)
-            .ok_or_else(|| format(self.file, &name, "element type F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0", BlockType::ggml_name(kind)))?;
-        let too_large = || format(self.file, &name, "a size that fits the file", format!("{shape:?}"));
+        let block = BlockType::from_ggml(kind).ok_or_else(|| {
+            format(
+                self.file,
+                &name,
+                "element type F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0",
+                BlockType::ggml_name(kind),
+            )
+        })?;
+        let too_large = || {
+            format(
+                self.file,
+                &name,
+                "a size that fits the file",
+                format!("{shape:?}"),
+            )
+        };
         let elements = shape
             .iter()
-            .try_fold(1usize, |product, &size| product.checked_mul(usize::try_from(size).ok()?))
+            .try_fold(1usize, |product, &size| {
+                product.checked_mul(usize::try_from(size).ok()?)
+            })
             .filter(|&elements| elements > 0)
             .ok_or_else(too_large)?;
         let (per_block, block_bytes) = (block.elements(), block.bytes());
         if shape[0] % per_block as u64 != 0 {
             let expected = format!("rows of whole blocks of {per_block}");
-            return Err(format(self.file, &name, &expected, format!("rows of {}", shape[0])));
+            return Err(format(
+                self.file,
+                &name,
+                &expected,
+                format!("rows of {}", shape[0]),
+            ));
         }
-        let bytes = (elements / per_block).checked_mul(block_bytes).ok_or_else(too_large)?;
+        let bytes = (elements / per_block)
+            .checked_mul(block_bytes)
+            .ok_or_else(too_large)?;
         if bytes > self.bytes.len() {
             return Err(too_large());
         }

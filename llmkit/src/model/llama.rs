@@ -78,12 +78,17 @@ impl KvCache {
             let old = self.tokens;
             let grow = |from: Option<&Tensor>| -> Result<Tensor> {
                 let to = Tensor::zeros((groups, grown, head_dim), DType::F32, key.device())?;
-                if let Some(from) = from && old > 0 {
+                if let Some(from) = from
+                    && old > 0
+                {
                     to.slice_set(&from.narrow(1, 0, old)?.contiguous()?, 1, 0)?;
                 }
                 Ok(to)
             };
-            *slot = Some((grow(slot.as_ref().map(|it| &it.0))?, grow(slot.as_ref().map(|it| &it.1))?));
+            *slot = Some((
+                grow(slot.as_ref().map(|it| &it.0))?,
+                grow(slot.as_ref().map(|it| &it.1))?,
+            ));
         }
         let Some((keys, values)) = slot else {
             return Ok((key.clone(), value.clone()));
@@ -119,7 +124,8 @@ impl Llama {
         let (q_width, kv_width) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let layers = (0..c.layers)
             .map(|n| {
-                let get = |name: &str, shape: &[usize]| get(format!("blk.{n}.{name}.weight"), shape);
+                let get =
+                    |name: &str, shape: &[usize]| get(format!("blk.{n}.{name}.weight"), shape);
                 Ok(Layer {
                     attn_norm: get("attn_norm", &[c.width])?,
                     attn_q: get("attn_q", &[q_width, c.width])?,
@@ -164,10 +170,18 @@ impl Llama {
             return Err(Error::argument("tokens", "at least one", "none"));
         }
         if let Some(&id) = tokens.iter().find(|&&id| id as usize >= c.vocabulary) {
-            return Err(Error::argument("token id", format!("below {}", c.vocabulary), id));
+            return Err(Error::argument(
+                "token id",
+                format!("below {}", c.vocabulary),
+                id,
+            ));
         }
         if total > c.context_tokens {
-            return Err(Error::argument("tokens", format!("at most {} in all", c.context_tokens), total));
+            return Err(Error::argument(
+                "tokens",
+                format!("at most {} in all", c.context_tokens),
+                total,
+            ));
         }
         let device = self.embedding.device();
         let ids = Tensor::new(tokens, device)?;
@@ -177,8 +191,16 @@ impl Llama {
         for (n, layer) in self.layers.iter().enumerate() {
             interrupt::check("forward pass")?;
             let norm = self.rms_norm(&x, &layer.attn_norm)?;
-            let query = rotated(&heads(&linear(&norm, &layer.attn_q)?, c.head_dim)?, &cos, &sin)?;
-            let key = rotated(&heads(&linear(&norm, &layer.attn_k)?, c.head_dim)?, &cos, &sin)?;
+            let query = rotated(
+                &heads(&linear(&norm, &layer.attn_q)?, c.head_dim)?,
+                &cos,
+                &sin,
+            )?;
+            let key = rotated(
+                &heads(&linear(&norm, &layer.attn_k)?, c.head_dim)?,
+                &cos,
+                &sin,
+            )?;
             let value = heads(&linear(&norm, &layer.attn_v)?, c.head_dim)?;
             let (keys, values) = cache.append(n, &key, &value)?;
             let mixed = attention(&query, &keys, &values, mask.as_ref())?;
@@ -208,7 +230,11 @@ impl Llama {
     /// cos and sin of each position and feature pair: (T, D/2, 1) each. Angles are computed in f64.
     fn angles(&self, start: usize, count: usize, device: &Device) -> Result<(Tensor, Tensor)> {
         let angles: Vec<f64> = (start..start + count)
-            .flat_map(|position| self.frequencies.iter().map(move |frequency| position as f64 * frequency))
+            .flat_map(|position| {
+                self.frequencies
+                    .iter()
+                    .map(move |frequency| position as f64 * frequency)
+            })
             .collect();
         let of = |f: fn(f64) -> f64| {
             let values: Vec<f32> = angles.iter().map(|&angle| f(angle) as f32).collect();
@@ -226,7 +252,9 @@ fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 /// (T, H·D) to (H, T, D).
 fn heads(x: &Tensor, head_dim: usize) -> Result<Tensor> {
     let (tokens, width) = x.dims2()?;
-    Ok(x.reshape((tokens, width / head_dim, head_dim))?.transpose(0, 1)?.contiguous()?)
+    Ok(x.reshape((tokens, width / head_dim, head_dim))?
+        .transpose(0, 1)?
+        .contiguous()?)
 }
 
 /// Turns each pair (2i, 2i + 1) of (H, T, D) by its angle.
@@ -246,14 +274,27 @@ fn causal_mask(new: usize, total: usize, device: &Device) -> Result<Option<Tenso
     }
     let before = total - new;
     let mask: Vec<f32> = (0..new)
-        .flat_map(|i| (0..total).map(move |j| if j <= before + i { 0.0 } else { f32::NEG_INFINITY }))
+        .flat_map(|i| {
+            (0..total).map(move |j| {
+                if j <= before + i {
+                    0.0
+                } else {
+                    f32::NEG_INFINITY
+                }
+            })
+        })
         .collect();
     Ok(Some(Tensor::from_vec(mask, (new, total), device)?))
 }
 
 /// softmax(q·kᵀ/√D + mask)·v: queries (H, T, D), keys and values (G, S, D), result (T, H·D).
 /// The H/G query heads of a group are one longer block of queries: nothing is copied.
-fn attention(query: &Tensor, keys: &Tensor, values: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+fn attention(
+    query: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    mask: Option<&Tensor>,
+) -> Result<Tensor> {
     let (heads, tokens, head_dim) = query.dims3()?;
     let (groups, total, _) = keys.dims3()?;
     let shared = heads / groups;
@@ -265,7 +306,9 @@ fn attention(query: &Tensor, keys: &Tensor, values: &Tensor, mask: Option<&Tenso
             .broadcast_add(mask)?
             .reshape((groups, shared * tokens, total))?;
     }
-    let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
+    let weights = scores
+        .broadcast_sub(&scores.max_keepdim(D::Minus1)?)?
+        .exp()?;
     let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
     Ok(weights
         .matmul(&values.contiguous()?)?

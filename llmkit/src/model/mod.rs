@@ -75,16 +75,21 @@ impl Model {
     /// As [`Model::load`].
     pub fn from_asset(asset: &Asset) -> Result<Model> {
         let path = asset.path();
-        let (config, tokenizer, weights) = if path.extension().is_some_and(|it| it == "safetensors") {
+        let (config, tokenizer, weights) = if path.extension().is_some_and(|it| it == "safetensors")
+        {
             let beside = |name: &str| {
-                asset.file(name).map(Path::to_owned).ok_or_else(|| Error::Format {
-                    file: path.display().to_string(),
-                    expected: format!("{name} beside it"),
-                    got: "none".to_owned(),
-                })
+                asset
+                    .file(name)
+                    .map(Path::to_owned)
+                    .ok_or_else(|| Error::Format {
+                        file: path.display().to_string(),
+                        expected: format!("{name} beside it"),
+                        got: "none".to_owned(),
+                    })
             };
             let config_path = beside("config.json")?;
-            let json = std::fs::read_to_string(&config_path).map_err(Error::io("read", &config_path))?;
+            let json =
+                std::fs::read_to_string(&config_path).map_err(Error::io("read", &config_path))?;
             let config = Config::from_hugging_face(&config_path.display().to_string(), &json)?;
             let tokenizer = Tokenizer::from_json(&beside("tokenizer.json")?)?;
             let weights = weights::from_safetensors(path, &config)?;
@@ -92,7 +97,11 @@ impl Model {
         } else {
             let gguf = gguf::Gguf::open(path)?;
             let config = Config::from_gguf(&gguf)?;
-            (config, Tokenizer::from_gguf(&gguf)?, weights::from_gguf(&gguf)?)
+            (
+                config,
+                Tokenizer::from_gguf(&gguf)?,
+                weights::from_gguf(&gguf)?,
+            )
         };
         let network = Llama::new(&config, &weights, &path.display().to_string())?;
         Ok(Model {
@@ -125,7 +134,11 @@ impl Model {
         let mut ids: Vec<u32> = self.tokenizer.bos.into_iter().collect();
         ids.extend(self.encode(prompt)?);
         if ids.is_empty() {
-            return Err(Error::argument("prompt", "at least one token", "an empty text"));
+            return Err(Error::argument(
+                "prompt",
+                "at least one token",
+                "an empty text",
+            ));
         }
         Ok(ids)
     }
@@ -143,7 +156,8 @@ impl Model {
     /// # Errors
     /// [`Error::Argument`] for no tokens, unknown tokens or too many; [`Error::Interrupted`].
     pub fn logits(&self, tokens: &[u32]) -> Result<Tensor> {
-        self.network.logits(&self.network.hidden(tokens, &mut KvCache::new())?)
+        self.network
+            .logits(&self.network.hidden(tokens, &mut KvCache::new())?)
     }
 
     /// The network, for step-by-step use with a [`KvCache`].
@@ -179,7 +193,11 @@ impl Model {
     /// # Errors
     /// As [`Model::logits`].
     #[cfg(feature = "notebook")]
-    pub fn next_token_distribution(&self, prompt: &str, count: usize) -> Result<polars::prelude::DataFrame> {
+    pub fn next_token_distribution(
+        &self,
+        prompt: &str,
+        count: usize,
+    ) -> Result<polars::prelude::DataFrame> {
         use polars::prelude::*;
         let next = self.next_tokens(prompt, count)?;
         Ok(df!(

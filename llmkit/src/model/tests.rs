@@ -69,9 +69,33 @@ impl File {
                 pair("text", 8, &text("né")),
                 pair("u64", 10, &(1u64 << 40).to_le_bytes()),
                 pair("f64", 12, &(-0.25f64).to_le_bytes()),
-                pair("texts", 9, &[&8u32.to_le_bytes()[..], &2u64.to_le_bytes(), &text("a"), &text("")].concat()),
-                pair("ints", 9, &[&5u32.to_le_bytes()[..], &2u64.to_le_bytes(), &1i32.to_le_bytes(), &(-1i32).to_le_bytes()].concat()),
-                pair("none", 9, &[&6u32.to_le_bytes()[..], &0u64.to_le_bytes()].concat()),
+                pair(
+                    "texts",
+                    9,
+                    &[
+                        &8u32.to_le_bytes()[..],
+                        &2u64.to_le_bytes(),
+                        &text("a"),
+                        &text(""),
+                    ]
+                    .concat(),
+                ),
+                pair(
+                    "ints",
+                    9,
+                    &[
+                        &5u32.to_le_bytes()[..],
+                        &2u64.to_le_bytes(),
+                        &1i32.to_le_bytes(),
+                        &(-1i32).to_le_bytes(),
+                    ]
+                    .concat(),
+                ),
+                pair(
+                    "none",
+                    9,
+                    &[&6u32.to_le_bytes()[..], &0u64.to_le_bytes()].concat(),
+                ),
             ],
             tensors: vec![tensor("m", &[3, 2], 0, 0)],
             data: floats,
@@ -83,7 +107,10 @@ impl File {
         out.extend(self.version.to_le_bytes());
         out.extend((self.tensors.len() as u64).to_le_bytes());
         out.extend((self.pairs.len() as u64).to_le_bytes());
-        self.pairs.iter().chain(&self.tensors).for_each(|part| out.extend(part));
+        self.pairs
+            .iter()
+            .chain(&self.tensors)
+            .for_each(|part| out.extend(part));
         out.resize(out.len().next_multiple_of(32), 0);
         out.extend(&self.data);
         out
@@ -104,7 +131,12 @@ impl File {
 #[test]
 fn a_hand_made_file_is_understood() {
     for version in [2, 3] {
-        let gguf = File { version, ..File::honest() }.parse().unwrap();
+        let gguf = File {
+            version,
+            ..File::honest()
+        }
+        .parse()
+        .unwrap();
         assert_eq!(gguf.metadata["u8"], Value::Integer(200));
         assert_eq!(gguf.metadata["i8"], Value::Integer(-1));
         assert_eq!(gguf.metadata["u16"], Value::Integer(513));
@@ -119,8 +151,16 @@ fn a_hand_made_file_is_understood() {
         assert_eq!(gguf.text("text").unwrap(), "né");
         assert_eq!(gguf.texts("texts").unwrap(), ["a", ""]);
         assert_eq!(gguf.tensors[0].shape, [2, 3], "outermost first");
-        assert_eq!(gguf.dequantize(&gguf.tensors[0]), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
-        for wrong in [gguf.integer("i8"), gguf.integer("text"), gguf.integer("absent"), gguf.integer("f32")] {
+        assert_eq!(
+            gguf.dequantize(&gguf.tensors[0]),
+            [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+        );
+        for wrong in [
+            gguf.integer("i8"),
+            gguf.integer("text"),
+            gguf.integer("absent"),
+            gguf.integer("f32"),
+        ] {
             assert!(matches!(wrong, Err(Error::Format { .. })));
         }
     }
@@ -128,26 +168,64 @@ fn a_hand_made_file_is_understood() {
 
 #[test]
 fn an_empty_file_of_no_tensors_is_fine() {
-    let gguf = File { pairs: vec![], tensors: vec![], data: vec![], ..File::honest() }.parse().unwrap();
+    let gguf = File {
+        pairs: vec![],
+        tensors: vec![],
+        data: vec![],
+        ..File::honest()
+    }
+    .parse()
+    .unwrap();
     assert!(gguf.tensors.is_empty() && gguf.metadata.is_empty());
 }
 
 #[test]
 fn hostile_files_are_refused_without_harm() {
-    let with_pair = |pair: Vec<u8>| File { pairs: vec![pair], ..File::honest() }.refusal();
-    let with_tensor = |tensor: Vec<u8>| File { tensors: vec![tensor], ..File::honest() }.refusal();
+    let with_pair = |pair: Vec<u8>| {
+        File {
+            pairs: vec![pair],
+            ..File::honest()
+        }
+        .refusal()
+    };
+    let with_tensor = |tensor: Vec<u8>| {
+        File {
+            tensors: vec![tensor],
+            ..File::honest()
+        }
+        .refusal()
+    };
     let huge = u64::MAX.to_le_bytes();
     // Counts that promise more than the file holds.
     assert!(with_pair([&huge[..], b"x"].concat()).contains("bytes of text"));
     assert!(with_pair(pair("k", 8, &(1u64 << 40).to_le_bytes())).contains("bytes of text"));
-    assert!(with_pair(pair("k", 9, &[&4u32.to_le_bytes()[..], &huge].concat())).contains("array elements"));
-    assert!(with_pair(pair("k", 9, &[&9u32.to_le_bytes()[..], &1u64.to_le_bytes()].concat())).contains("numbers or texts"));
+    assert!(
+        with_pair(pair("k", 9, &[&4u32.to_le_bytes()[..], &huge].concat()))
+            .contains("array elements")
+    );
+    assert!(
+        with_pair(pair(
+            "k",
+            9,
+            &[&9u32.to_le_bytes()[..], &1u64.to_le_bytes()].concat()
+        ))
+        .contains("numbers or texts")
+    );
     assert!(with_pair(pair("k", 99, &[])).contains("known value type"));
     assert!(with_pair(pair("k", 10, &huge)).contains("below 2^63"));
-    assert!(with_pair(pair("k", 8, &[&2u64.to_le_bytes()[..], &[0xff, 0xfe]].concat())).contains("UTF-8"));
+    assert!(
+        with_pair(pair(
+            "k",
+            8,
+            &[&2u64.to_le_bytes()[..], &[0xff, 0xfe]].concat()
+        ))
+        .contains("UTF-8")
+    );
     assert!(with_pair(pair("general.alignment", 4, &0u32.to_le_bytes())).contains("power of two"));
     assert!(with_pair(pair("general.alignment", 4, &48u32.to_le_bytes())).contains("power of two"));
-    assert!(with_pair(pair("general.alignment", 5, &i32::MIN.to_le_bytes())).contains("power of two"));
+    assert!(
+        with_pair(pair("general.alignment", 5, &i32::MIN.to_le_bytes())).contains("power of two")
+    );
     // Tensors of impossible size or place.
     assert!(with_tensor(tensor("t", &[], 0, 0)).contains("1 to 4 dimensions"));
     assert!(with_tensor(tensor("t", &[1; 5], 0, 0)).contains("1 to 4 dimensions"));
@@ -163,14 +241,30 @@ fn hostile_files_are_refused_without_harm() {
     assert!(with_tensor(tensor("t", &[32], 4_000_000_000, 0)).contains("type 4000000000"));
     // Twice the same, and one on top of another.
     let file = File::honest();
-    let twice = File { pairs: vec![file.pairs[0].clone(); 2], ..file.clone() };
+    let twice = File {
+        pairs: vec![file.pairs[0].clone(); 2],
+        ..file.clone()
+    };
     assert!(twice.refusal().contains("u8 twice"));
-    let twice = File { tensors: vec![file.tensors[0].clone(); 2], ..file.clone() };
+    let twice = File {
+        tensors: vec![file.tensors[0].clone(); 2],
+        ..file.clone()
+    };
     assert!(twice.refusal().contains("twice"));
-    let overlap = File { tensors: vec![tensor("a", &[6], 0, 0), tensor("b", &[3], 0, 0)], ..file.clone() };
+    let overlap = File {
+        tensors: vec![tensor("a", &[6], 0, 0), tensor("b", &[3], 0, 0)],
+        ..file.clone()
+    };
     assert!(overlap.refusal().contains("overlaps"));
     for version in [0, 1, 4, 3 << 24] {
-        assert!(File { version, ..file.clone() }.refusal().contains("version"));
+        assert!(
+            File {
+                version,
+                ..file.clone()
+            }
+            .refusal()
+            .contains("version")
+        );
     }
     // Every truncation, and no file at all.
     let bytes = file.bytes();
@@ -182,7 +276,12 @@ fn hostile_files_are_refused_without_harm() {
         for mask in [0x01, 0x80, 0xff] {
             let mut damaged = bytes.clone();
             damaged[at] ^= mask;
-            let _ = Gguf::parse("t", damaged).map(|it| it.tensors.iter().map(|t| it.dequantize(t).len()).sum::<usize>());
+            let _ = Gguf::parse("t", damaged).map(|it| {
+                it.tensors
+                    .iter()
+                    .map(|t| it.dequantize(t).len())
+                    .sum::<usize>()
+            });
         }
     }
 }
@@ -193,22 +292,40 @@ fn blocks_by_hand() {
     // Byte i: low half i, high half 15 − i.
     let nibbles: Vec<u8> = (0..16u8).map(|i| i | (15 - i) << 4).collect();
     let q4_0 = BlockType::Q4_0.dequantize(&[&half(0.5)[..], &nibbles].concat());
-    assert_eq!((q4_0[0], q4_0[15], q4_0[16], q4_0[31]), (-4.0, 3.5, 3.5, -4.0));
+    assert_eq!(
+        (q4_0[0], q4_0[15], q4_0[16], q4_0[31]),
+        (-4.0, 3.5, 3.5, -4.0)
+    );
     let q4_1 = BlockType::Q4_1.dequantize(&[&half(0.5)[..], &half(-1.0), &nibbles].concat());
-    assert_eq!((q4_1[0], q4_1[15], q4_1[16], q4_1[31]), (-1.0, 6.5, 6.5, -1.0));
+    assert_eq!(
+        (q4_1[0], q4_1[15], q4_1[16], q4_1[31]),
+        (-1.0, 6.5, 6.5, -1.0)
+    );
     // Fifth bits: elements 0 and 31.
     let fifth = 0x8000_0001u32.to_le_bytes();
     let q5_0 = BlockType::Q5_0.dequantize(&[&half(2.0)[..], &fifth, &nibbles].concat());
-    assert_eq!((q5_0[0], q5_0[1], q5_0[30], q5_0[31]), (0.0, -30.0, -30.0, 0.0));
+    assert_eq!(
+        (q5_0[0], q5_0[1], q5_0[30], q5_0[31]),
+        (0.0, -30.0, -30.0, 0.0)
+    );
     let q5_1 = BlockType::Q5_1.dequantize(&[&half(2.0)[..], &half(1.0), &fifth, &nibbles].concat());
-    assert_eq!((q5_1[0], q5_1[1], q5_1[30], q5_1[31]), (33.0, 3.0, 3.0, 33.0));
+    assert_eq!(
+        (q5_1[0], q5_1[1], q5_1[30], q5_1[31]),
+        (33.0, 3.0, 3.0, 33.0)
+    );
     let q8_0 = BlockType::Q8_0.dequantize(&[&half(0.25)[..], &[0x80; 32]].concat());
     assert_eq!(q8_0, [-32.0; 32]);
-    assert_eq!(BlockType::BF16.dequantize(&half::bf16::from_f32(-3.0).to_le_bytes()), [-3.0]);
+    assert_eq!(
+        BlockType::BF16.dequantize(&half::bf16::from_f32(-3.0).to_le_bytes()),
+        [-3.0]
+    );
     assert_eq!(BlockType::F16.dequantize(&half(-3.0)), [-3.0]);
     assert!(BlockType::F32.dequantize(&f32::NAN.to_le_bytes())[0].is_nan());
     assert!(BlockType::Q8_0.dequantize(&[]).is_empty());
-    assert!(BlockType::Q8_0.dequantize(&[1; 33]).is_empty(), "a broken block is left out");
+    assert!(
+        BlockType::Q8_0.dequantize(&[1; 33]).is_empty(),
+        "a broken block is left out"
+    );
 }
 
 #[test]
@@ -234,7 +351,13 @@ fn files_written_by_candle_decode_to_the_same_bits() {
         for (info, truth) in gguf.tensors.iter().zip([quantized, other]) {
             assert_eq!(info.block, expected);
             assert_eq!(info.shape, truth.shape().dims());
-            let truth: Vec<f32> = truth.dequantize(&CPU).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let truth: Vec<f32> = truth
+                .dequantize(&CPU)
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1()
+                .unwrap();
             assert_eq!(gguf.dequantize(info), truth, "{dtype:?}");
         }
     }
@@ -258,7 +381,11 @@ fn tiny() -> (Config, Weights) {
     let mut weights = Weights::new();
     let mut add = |name: String, shape: &[usize], scale: f32| {
         let seed = weights.len() as u64;
-        let value = if shape.len() == 1 { (noise(shape, 0.5, seed) + 1.0).unwrap() } else { noise(shape, scale, seed) };
+        let value = if shape.len() == 1 {
+            (noise(shape, 0.5, seed) + 1.0).unwrap()
+        } else {
+            noise(shape, scale, seed)
+        };
         weights.insert(name, value);
     };
     add("token_embd.weight".into(), &[50, 24], 2.0);
@@ -285,18 +412,25 @@ fn tiny() -> (Config, Weights) {
 fn plain(config: &Config, weights: &Weights, tokens: &[u32]) -> Vec<Vec<f64>> {
     let matrix = |name: &str| -> Vec<Vec<f64>> {
         let rows: Vec<Vec<f32>> = weights[name].to_vec2().unwrap();
-        rows.iter().map(|row| row.iter().map(|&x| f64::from(x)).collect()).collect()
+        rows.iter()
+            .map(|row| row.iter().map(|&x| f64::from(x)).collect())
+            .collect()
     };
     let vector = |name: &str| -> Vec<f64> {
         let values: Vec<f32> = weights[name].to_vec1().unwrap();
         values.iter().map(|&x| f64::from(x)).collect()
     };
     let product = |m: &[Vec<f64>], x: &[f64]| -> Vec<f64> {
-        m.iter().map(|row| row.iter().zip(x).map(|(a, b)| a * b).sum()).collect()
+        m.iter()
+            .map(|row| row.iter().zip(x).map(|(a, b)| a * b).sum())
+            .collect()
     };
     let norm = |x: &[f64], w: &[f64]| -> Vec<f64> {
         let mean = x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64;
-        x.iter().zip(w).map(|(v, w)| v / (mean + config.norm_epsilon).sqrt() * w).collect()
+        x.iter()
+            .zip(w)
+            .map(|(v, w)| v / (mean + config.norm_epsilon).sqrt() * w)
+            .collect()
     };
     let d = config.head_dim;
     let rope = |x: &mut [f64], position: usize| {
@@ -327,7 +461,12 @@ fn plain(config: &Config, weights: &Weights, tokens: &[u32]) -> Vec<Vec<f64>> {
                 let group = head * config.kv_heads / config.heads;
                 let scores: Vec<f64> = past[n]
                     .iter()
-                    .map(|(k, _)| (0..d).map(|i| q[head * d + i] * k[group * d + i]).sum::<f64>() / (d as f64).sqrt())
+                    .map(|(k, _)| {
+                        (0..d)
+                            .map(|i| q[head * d + i] * k[group * d + i])
+                            .sum::<f64>()
+                            / (d as f64).sqrt()
+                    })
                     .map(f64::exp)
                     .collect();
                 let total: f64 = scores.iter().sum();
@@ -335,15 +474,23 @@ fn plain(config: &Config, weights: &Weights, tokens: &[u32]) -> Vec<Vec<f64>> {
                     (0..d).for_each(|i| mixed[head * d + i] += score / total * v[group * d + i]);
                 }
             }
-            let add = |x: &mut Vec<f64>, y: Vec<f64>| x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+            let add =
+                |x: &mut Vec<f64>, y: Vec<f64>| x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
             add(&mut x, product(&matrix(&name("attn_output")), &mixed));
             let h = norm(&x, &vector(&name("ffn_norm")));
             let gate = product(&matrix(&name("ffn_gate")), &h);
             let up = product(&matrix(&name("ffn_up")), &h);
-            let gated: Vec<f64> = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
+            let gated: Vec<f64> = gate
+                .iter()
+                .zip(up)
+                .map(|(g, u)| g / (1.0 + (-g).exp()) * u)
+                .collect();
             add(&mut x, product(&matrix(&name("ffn_down")), &gated));
         }
-        out.push(product(&embedding, &norm(&x, &vector("output_norm.weight"))));
+        out.push(product(
+            &embedding,
+            &norm(&x, &vector("output_norm.weight")),
+        ));
     }
     out
 }
@@ -351,9 +498,15 @@ fn plain(config: &Config, weights: &Weights, tokens: &[u32]) -> Vec<Vec<f64>> {
 fn assert_close(got: &Tensor, expected: &[Vec<f64>]) {
     let got: Vec<Vec<f32>> = got.to_vec2().unwrap();
     assert_eq!(got.len(), expected.len());
-    let largest = expected.iter().flatten().fold(0.0f64, |top, x| top.max(x.abs()));
+    let largest = expected
+        .iter()
+        .flatten()
+        .fold(0.0f64, |top, x| top.max(x.abs()));
     for (got, expected) in got.iter().flatten().zip(expected.iter().flatten()) {
-        assert!((f64::from(*got) - expected).abs() < 2e-5 * largest, "{got} {expected} of {largest}");
+        assert!(
+            (f64::from(*got) - expected).abs() < 2e-5 * largest,
+            "{got} {expected} of {largest}"
+        );
     }
 }
 
@@ -363,7 +516,11 @@ fn the_network_agrees_with_plain_loops_whole_and_in_pieces() {
     let network = Llama::new(&config, &weights, "tiny").unwrap();
     let tokens: Vec<u32> = (0..70).map(|i| i * 7 % 50).collect();
     let truth = plain(&config, &weights, &tokens);
-    let run = |tokens: &[u32], cache: &mut KvCache| network.logits(&network.hidden(tokens, cache).unwrap()).unwrap();
+    let run = |tokens: &[u32], cache: &mut KvCache| {
+        network
+            .logits(&network.hidden(tokens, cache).unwrap())
+            .unwrap()
+    };
     assert_close(&run(&tokens, &mut KvCache::new()), &truth);
     assert_close(&run(&tokens[..1], &mut KvCache::new()), &truth[..1]);
     // Pieces of every kind: one by one, across the growth of the cache, the last up to the context's end.
@@ -376,7 +533,10 @@ fn the_network_agrees_with_plain_loops_whole_and_in_pieces() {
         assert_eq!(cache.len_tokens(), start);
     }
     let full = network.hidden(&[1], &mut cache);
-    assert!(matches!(full, Err(Error::Argument { .. })), "the context is full");
+    assert!(
+        matches!(full, Err(Error::Argument { .. })),
+        "the context is full"
+    );
 }
 
 #[test]
@@ -387,10 +547,18 @@ fn bad_input_is_refused() {
     assert!(network.hidden(&[50], &mut KvCache::new()).is_err());
     assert!(network.hidden(&[0; 71], &mut KvCache::new()).is_err());
     let removed = weights.remove("blk.1.ffn_up.weight").unwrap();
-    let message = Llama::new(&config, &weights, "tiny").unwrap_err().to_string();
-    assert!(message.contains("tiny") && message.contains("blk.1.ffn_up.weight"), "{message}");
+    let message = Llama::new(&config, &weights, "tiny")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("tiny") && message.contains("blk.1.ffn_up.weight"),
+        "{message}"
+    );
     weights.insert("blk.1.ffn_up.weight".into(), removed.t().unwrap());
-    assert!(matches!(Llama::new(&config, &weights, "tiny"), Err(Error::Shape { .. })));
+    assert!(matches!(
+        Llama::new(&config, &weights, "tiny"),
+        Err(Error::Shape { .. })
+    ));
 }
 
 #[test]
@@ -404,7 +572,15 @@ fn a_hugging_face_checkpoint_gives_the_same_logits() {
         if name.contains("attn_q") || name.contains("attn_k") {
             // GGUF row 2i + s is Hugging Face's row s·D/2 + i.
             let (rows, columns) = tensor.dims2().unwrap();
-            tensor = tensor.reshape((rows / 4, 2, 2, columns)).unwrap().transpose(1, 2).unwrap().contiguous().unwrap().reshape((rows, columns)).unwrap();
+            tensor = tensor
+                .reshape((rows / 4, 2, 2, columns))
+                .unwrap()
+                .transpose(1, 2)
+                .unwrap()
+                .contiguous()
+                .unwrap()
+                .reshape((rows, columns))
+                .unwrap();
         }
         let theirs = name
             .replace("token_embd", "model.embed_tokens")
@@ -424,10 +600,15 @@ fn a_hugging_face_checkpoint_gives_the_same_logits() {
     let path = folder.path().join("model.safetensors");
     candle_core::safetensors::save(&tensors, &path).unwrap();
     let loaded = super::weights::from_safetensors(&path, &config).unwrap();
-    assert_eq!(loaded.keys().collect::<Vec<_>>(), weights.keys().collect::<Vec<_>>());
+    assert_eq!(
+        loaded.keys().collect::<Vec<_>>(),
+        weights.keys().collect::<Vec<_>>()
+    );
     let tokens = [3, 1, 4, 1, 5];
     let network = Llama::new(&config, &loaded, "hf").unwrap();
-    let logits = network.logits(&network.hidden(&tokens, &mut KvCache::new()).unwrap()).unwrap();
+    let logits = network
+        .logits(&network.hidden(&tokens, &mut KvCache::new()).unwrap())
+        .unwrap();
     assert_close(&logits, &plain(&config, &weights, &tokens));
     std::fs::write(&path, b"not safetensors").unwrap();
     assert!(super::weights::from_safetensors(&path, &config).is_err());
@@ -440,7 +621,9 @@ fn real() -> Option<&'static Model> {
     static MODEL: std::sync::OnceLock<Option<Model>> = std::sync::OnceLock::new();
     let model = MODEL.get_or_init(|| match Model::load("smollm2-135m-instruct-q4_1") {
         Ok(model) => Some(model),
-        Err(error) if std::env::var_os("LLMKIT_REQUIRE_MODEL").is_some_and(|it| it == "1") => panic!("{error}"),
+        Err(error) if std::env::var_os("LLMKIT_REQUIRE_MODEL").is_some_and(|it| it == "1") => {
+            panic!("{error}")
+        }
         Err(error) => {
             println!("skipped: {error}");
             None
@@ -463,13 +646,22 @@ fn the_real_tokenizer_splits_as_smollm_does() {
     assert_eq!(pieces("it's"), ["it", "'s"]);
     assert_eq!(pieces(""), Vec::<String>::new());
     // Published ids of this tokenizer.
-    assert_eq!(model.encode("The capital of France is").unwrap(), [504, 3575, 282, 4649, 314]);
+    assert_eq!(
+        model.encode("The capital of France is").unwrap(),
+        [504, 3575, 282, 4649, 314]
+    );
     assert_eq!(model.encode("<|im_start|>user\n").unwrap(), [1, 4093, 198]);
     assert_eq!(model.tokenizer.id("<|im_end|>"), Some(2));
     assert_eq!(model.tokenizer.ends, [2, 0]);
     assert_eq!(model.tokenizer.bos, None);
     assert_eq!(model.tokenizer.vocabulary(), 49_152);
-    for odd in ["naïve 日本語 🦀\r\n\t  x", "\u{0}", "a\u{300}", "<|im_start", "  "] {
+    for odd in [
+        "naïve 日本語 🦀\r\n\t  x",
+        "\u{0}",
+        "a\u{300}",
+        "<|im_start",
+        "  ",
+    ] {
         pieces(odd);
     }
     assert!(model.decode(&[49_152]).is_err());
@@ -483,16 +675,31 @@ fn the_real_model_knows_the_capital_of_france() {
     let Some(model) = real() else { return };
     assert_eq!(model.parameters(), 134_515_008);
     assert_eq!(model.tensor_names().len(), 272);
-    assert_eq!(model.weight("blk.3.ffn_up.weight").unwrap().dims(), [1536, 576]);
+    assert_eq!(
+        model.weight("blk.3.ffn_up.weight").unwrap().dims(),
+        [1536, 576]
+    );
     assert!(model.weight("blk.30.ffn_up.weight").is_err());
     let next = model.next_tokens("The capital of France is", 5).unwrap();
     assert_eq!(next[0].text, " Paris");
-    assert!(next.windows(2).all(|pair| pair[0].probability >= pair[1].probability));
-    let all: f64 = model.next_tokens("The capital of France is", usize::MAX).unwrap().iter().map(|it| it.probability).sum();
+    assert!(
+        next.windows(2)
+            .all(|pair| pair[0].probability >= pair[1].probability)
+    );
+    let all: f64 = model
+        .next_tokens("The capital of France is", usize::MAX)
+        .unwrap()
+        .iter()
+        .map(|it| it.probability)
+        .sum();
     assert!((all - 1.0).abs() < 1e-9);
     assert!(model.next_tokens("", 5).is_err());
 
-    let options = GenerateOptions { max_tokens: 12, prints: false, ..GenerateOptions::default() };
+    let options = GenerateOptions {
+        max_tokens: 12,
+        prints: false,
+        ..GenerateOptions::default()
+    };
     let prompt = Model::chat("What is the capital of France?");
     let greedy = model.generate(&prompt, &options).unwrap();
     assert!(greedy.text.contains("Paris"), "{}", greedy.text);
@@ -505,18 +712,49 @@ fn the_real_model_knows_the_capital_of_france() {
         let row: Vec<f32> = logits.i(start + n - 1).unwrap().to_vec1().unwrap();
         assert_eq!(Sampling::default().law(&row).unwrap()[0].token, *token);
     }
-    let warm = GenerateOptions { sampling: Sampling { temperature: 1.0, top_k: 40, seed: 3, ..Sampling::default() }, ..options.clone() };
-    assert_eq!(model.generate(&prompt, &warm).unwrap().tokens, model.generate(&prompt, &warm).unwrap().tokens);
-    assert!(model.generate(&prompt, &GenerateOptions { max_tokens: 0, ..options }).unwrap().text.is_empty());
+    let warm = GenerateOptions {
+        sampling: Sampling {
+            temperature: 1.0,
+            top_k: 40,
+            seed: 3,
+            ..Sampling::default()
+        },
+        ..options.clone()
+    };
+    assert_eq!(
+        model.generate(&prompt, &warm).unwrap().tokens,
+        model.generate(&prompt, &warm).unwrap().tokens
+    );
+    assert!(
+        model
+            .generate(
+                &prompt,
+                &GenerateOptions {
+                    max_tokens: 0,
+                    ..options
+                }
+            )
+            .unwrap()
+            .text
+            .is_empty()
+    );
 
     // A weight replaced changes this copy alone.
     let name = "blk.0.attn_v.weight";
     let zero = model.weight(name).unwrap().zeros_like().unwrap();
     let other = model.with_weight(name, &zero).unwrap();
-    let top = |model: &Model| model.next_tokens("The capital of France is", 1).unwrap()[0].probability;
+    let top =
+        |model: &Model| model.next_tokens("The capital of France is", 1).unwrap()[0].probability;
     assert_ne!(top(&other), top(model));
     assert_eq!(top(model), next[0].probability);
-    assert!(model.with_weight(name, &Tensor::zeros((1, 2), candle_core::DType::F32, &CPU).unwrap()).is_err());
+    assert!(
+        model
+            .with_weight(
+                name,
+                &Tensor::zeros((1, 2), candle_core::DType::F32, &CPU).unwrap()
+            )
+            .is_err()
+    );
 }
 
 #[test]
@@ -527,7 +765,9 @@ fn perplexity_of_the_real_model_is_llama_cpps() {
         Err(error) => return println!("skipped: {error}"),
     };
     println!("{}", corpus.provenance);
-    let result = crate::eval::perplexity::LlamaCpp::default().run(model, &corpus.text().unwrap(), 2).unwrap();
+    let result = crate::eval::perplexity::LlamaCpp::default()
+        .run(model, &corpus.text().unwrap(), 2)
+        .unwrap();
     println!("{result}");
     assert_eq!(result.nll.len(), 2 * 255);
     // Golden values of llama.cpp itself are known for the first 20 windows of one edition of the text; see the example

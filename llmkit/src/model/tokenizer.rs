@@ -61,7 +61,11 @@ impl Tokenizer {
             return Err(gguf.wrong("tokenizer.ggml.model", "gpt2 (byte-level BPE)", kind));
         }
         let pre: PreTokenizerWrapper = match gguf.text("tokenizer.ggml.pre")? {
-            "smollm" => Sequence::new(vec![Digits::new(true).into(), ByteLevel::new(false, true, true).into()]).into(),
+            "smollm" => Sequence::new(vec![
+                Digits::new(true).into(),
+                ByteLevel::new(false, true, true).into(),
+            ])
+            .into(),
             "gpt-2" | "gpt2" | "default" => ByteLevel::new(false, true, true).into(),
             other => return Err(gguf.wrong("tokenizer.ggml.pre", "smollm or gpt-2", other)),
         };
@@ -80,7 +84,10 @@ impl Tokenizer {
                 Ok((left.to_owned(), right.to_owned()))
             })
             .collect::<Result<Vec<_>>>()?;
-        let model = BPE::builder().vocab_and_merges(vocabulary, merges).build().map_err(failed)?;
+        let model = BPE::builder()
+            .vocab_and_merges(vocabulary, merges)
+            .build()
+            .map_err(failed)?;
         let mut inner = tokenizers::Tokenizer::new(model);
         inner.with_pre_tokenizer(Some(pre));
         inner.with_decoder(Some(DecoderWrapper::from(ByteLevel::default())));
@@ -94,8 +101,14 @@ impl Tokenizer {
                 .collect();
             inner.add_tokens(added).map_err(failed)?;
         }
-        let id = |key: &str| gguf.integer(key).ok().filter(|&id| id < tokens.len()).map(|id| id as u32);
-        let wants_bos = gguf.metadata.get("tokenizer.ggml.add_bos_token") == Some(&Value::Bool(true));
+        let id = |key: &str| {
+            gguf.integer(key)
+                .ok()
+                .filter(|&id| id < tokens.len())
+                .map(|id| id as u32)
+        };
+        let wants_bos =
+            gguf.metadata.get("tokenizer.ggml.add_bos_token") == Some(&Value::Bool(true));
         let mut ends: Vec<u32> = ["eos", "eot", "eom"]
             .iter()
             .filter_map(|name| id(&format!("tokenizer.ggml.{name}_token_id")))
@@ -114,7 +127,12 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`], which byte-level BPE has no reason for.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.inner.encode_fast(text, false).map_err(failed)?.get_ids().to_vec())
+        Ok(self
+            .inner
+            .encode_fast(text, false)
+            .map_err(failed)?
+            .get_ids()
+            .to_vec())
     }
 
     /// Text of `ids`, markup included. Bytes that are not UTF-8 (a character cut in two) become U+FFFD.
@@ -123,7 +141,11 @@ impl Tokenizer {
     /// [`Error::Argument`] if an id is outside the vocabulary.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         if let Some(&id) = ids.iter().find(|&&id| self.inner.id_to_token(id).is_none()) {
-            return Err(Error::argument("token id", format!("below {}", self.vocabulary()), id));
+            return Err(Error::argument(
+                "token id",
+                format!("below {}", self.vocabulary()),
+                id,
+            ));
         }
         self.inner.decode(ids, false).map_err(failed)
     }

@@ -28,7 +28,8 @@ pub fn from_gguf(gguf: &Gguf) -> Result<Weights> {
     gguf.tensors
         .par_iter()
         .map(|info| {
-            let tensor = Tensor::from_vec(gguf.dequantize(info), info.shape.as_slice(), &Device::Cpu)?;
+            let tensor =
+                Tensor::from_vec(gguf.dequantize(info), info.shape.as_slice(), &Device::Cpu)?;
             Ok((info.name.clone(), tensor))
         })
         .collect()
@@ -51,15 +52,28 @@ pub fn from_safetensors(path: &Path, config: &Config) -> Result<Weights> {
         .tensors()
         .par_iter()
         .map(|(name, view)| {
-            let ours = gguf_name(name).ok_or_else(|| wrong(name, "a tensor of a Llama model", "another name".to_owned()))?;
+            let ours = gguf_name(name).ok_or_else(|| {
+                wrong(name, "a tensor of a Llama model", "another name".to_owned())
+            })?;
             let (data, shape) = (view.data(), view.shape());
             let mut values: Vec<f32> = match view.dtype() {
-                Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-                Dtype::F16 => data.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-                Dtype::BF16 => data.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+                Dtype::F32 => data
+                    .chunks_exact(4)
+                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                    .collect(),
+                Dtype::F16 => data
+                    .chunks_exact(2)
+                    .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32())
+                    .collect(),
+                Dtype::BF16 => data
+                    .chunks_exact(2)
+                    .map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())
+                    .collect(),
                 other => return Err(wrong(name, "F32, F16 or BF16", format!("{other:?}"))),
             };
-            if let Some(rows) = rotated_rows(&ours) && shape.len() == 2 {
+            if let Some(rows) = rotated_rows(&ours)
+                && shape.len() == 2
+            {
                 if shape[0] % config.head_dim != 0 {
                     return Err(wrong(name, "whole heads", format!("{shape:?}")));
                 }
@@ -73,7 +87,8 @@ pub fn from_safetensors(path: &Path, config: &Config) -> Result<Weights> {
 type Permutation = fn(&[f32], usize, usize) -> Vec<f32>;
 
 fn rotated_rows(name: &str) -> Option<Permutation> {
-    (name.ends_with("attn_q.weight") || name.ends_with("attn_k.weight")).then_some(interleaved as Permutation)
+    (name.ends_with("attn_q.weight") || name.ends_with("attn_k.weight"))
+        .then_some(interleaved as Permutation)
 }
 
 /// Rows of each head from the order 0, 1, …, D − 1 to 0, D/2, 1, D/2 + 1, …
@@ -120,9 +135,20 @@ mod tests {
 
     #[test]
     fn names_are_translated() {
-        assert_eq!(gguf_name("model.layers.12.mlp.up_proj.weight").as_deref(), Some("blk.12.ffn_up.weight"));
-        assert_eq!(gguf_name("lm_head.weight").as_deref(), Some("output.weight"));
-        for odd in ["", "model.layers.x.mlp.up_proj.weight", "model.layers.1", "model.layers.1.mlp.up_proj.bias"] {
+        assert_eq!(
+            gguf_name("model.layers.12.mlp.up_proj.weight").as_deref(),
+            Some("blk.12.ffn_up.weight")
+        );
+        assert_eq!(
+            gguf_name("lm_head.weight").as_deref(),
+            Some("output.weight")
+        );
+        for odd in [
+            "",
+            "model.layers.x.mlp.up_proj.weight",
+            "model.layers.1",
+            "model.layers.1.mlp.up_proj.bias",
+        ] {
             assert_eq!(gguf_name(odd), None, "{odd}");
         }
     }
@@ -130,7 +156,9 @@ mod tests {
     #[test]
     fn rows_are_interleaved_head_by_head() {
         // Two heads of four rows, two columns; a row's value names it.
-        let rows: Vec<f32> = (0..8).flat_map(|row| [row as f32, row as f32 + 0.5]).collect();
+        let rows: Vec<f32> = (0..8)
+            .flat_map(|row| [row as f32, row as f32 + 0.5])
+            .collect();
         let out = interleaved(&rows, 4, 2);
         let first: Vec<f32> = out.iter().step_by(2).copied().collect();
         assert_eq!(first, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
