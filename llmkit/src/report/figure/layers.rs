@@ -52,10 +52,11 @@ pub(super) fn draw(
             } else {
                 (theme.marker, 0.3 * POINT)
             };
+            let grain = if x.len() > 3000 { radius } else { 8.0 };
             let mut drawn = std::collections::HashSet::new();
             for point in points(frame, x, y) {
-                // Points that would hide each other exactly are drawn once.
-                let cell = ((point.0 / 8.0) as i64, (point.1 / 8.0) as i64);
+                // Points that would hide each other are drawn once.
+                let cell = ((point.0 / grain) as i64, (point.1 / grain) as i64);
                 if frame.plot.holds(point) && (!many || drawn.insert(cell)) {
                     canvas.marker(index, point, radius, colour, edge);
                 }
