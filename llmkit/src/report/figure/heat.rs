@@ -85,12 +85,17 @@ fn cell_words(values: &[Num]) -> Vec<String> {
         sizes().fold(f64::INFINITY, f64::min),
         sizes().fold(0.0, f64::max),
     );
-    let decimals = 1 - most.log10().floor() as i64;
+    // Zero has no logarithm: a matrix of zeros shows whole zeros.
+    let decimals = if most > 0.0 {
+        (1.0 - most.log10().floor()).max(0.0)
+    } else {
+        0.0
+    };
     let word = |value: f64| match value {
         v if !v.is_finite() => String::new(),
-        v if most / least > 1e3 || !(0..=3).contains(&decimals.max(0)) => significant(v, 2),
+        v if most / least > 1e3 || decimals > 3.0 => significant(v, 2),
         v => {
-            let text = format!("{v:.*}", decimals.max(0) as usize);
+            let text = format!("{v:.*}", decimals as usize);
             let is_zero = !text.contains(|c: char| ('1'..='9').contains(&c));
             if is_zero {
                 text.trim_start_matches('-').to_owned()
