@@ -6,7 +6,7 @@ use krilla::page::PageSettings;
 use krilla_svg::{SurfaceExt, SvgSettings};
 use resvg::{tiny_skia, usvg};
 
-use super::canvas::{Align, Canvas, INCH, Ink};
+use super::canvas::{Align, Canvas, INCH, Ink, printable};
 use super::check::check;
 use super::colour::{BLACK, QUIET, WHITE};
 use super::frame::Frame;
@@ -175,7 +175,7 @@ fn finished(svg: &str, layout: &Layout, figure: &Figure) -> String {
         .replace(" opacity=\"1\"", "")
         .replace(" stroke=\"none\"", "")
         .replace(" \"/>", "\"/>");
-    let title = super::super::emit::escape_html(&figure.title);
+    let title = super::super::emit::escape_html(&printable(&figure.title));
     let title = if title.is_empty() {
         title
     } else {
