@@ -75,7 +75,7 @@ impl Notation {
         if largest == 0.0 || (is_whole && largest < 1e9) {
             return Notation::Fixed(usize::from(largest != 0.0 && !is_whole));
         }
-        if largest >= 1e9 || largest < 1e-3 || largest / smallest > 1e7 {
+        if !(1e-3..1e9).contains(&largest) || largest / smallest > 1e7 {
             return Notation::Scientific(3);
         }
         let digits = 3 - smallest.max(largest * 1e-3).log10().floor() as i32;

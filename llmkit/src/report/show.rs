@@ -104,12 +104,16 @@ impl Show for Figure {
 
 impl Figure {
     fn summary(&self, rendered: &Rendered) -> String {
-        let names: Vec<&str> = self
+        let mut names: Vec<&str> = self
             .panels
             .iter()
             .flat_map(|panel| &panel.layers)
             .map(|layer| layer.name())
+            .filter(|name| !name.is_empty())
             .collect();
+        // Panels and bands repeat names; each is told once.
+        let mut told = std::collections::HashSet::new();
+        names.retain(|name| told.insert(*name));
         let (width, height) = rendered.inches;
         let title = if self.title.is_empty() {
             "figure"

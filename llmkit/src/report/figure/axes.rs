@@ -4,7 +4,8 @@ use super::super::number::superscript;
 use super::canvas::{Align, Canvas, Ink, MIDDLE, POINT, Pen};
 use super::colour::{BLACK, GRID, SPINE};
 use super::fonts::{fit, width};
-use super::layout::{ColourBar, Frame, Theme, Words};
+use super::frame::{ColourBar, Frame, Words};
+use super::layout::Theme;
 use super::shapes::Area;
 use super::spec::{Panel, Scale};
 

@@ -213,7 +213,7 @@ fn pixel((x, y): Point) -> (i32, i32) {
 }
 
 /// Without control characters, which XML refuses.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| {
             if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') {

@@ -1,9 +1,10 @@
 //! Names of the series: collecting, placing and drawing them.
 
+use super::areas::block;
 use super::canvas::{Align, Canvas, Ink, MIDDLE, POINT, Pen};
-use super::colour::{BLACK, QUIET, WHITE, series};
+use super::colour::{BLACK, QUIET, SPINE, WHITE, series, tint};
 use super::fonts::{fit, width};
-use super::layers::{MANY_POINTS, block};
+use super::layers::MANY_POINTS;
 use super::layout::Theme;
 use super::marks::reference_dash;
 use super::shapes::{Area, Point, pattern};
@@ -14,6 +15,8 @@ use super::spec::{Figure, Layer, Legend, Mark, Reference};
 pub(super) struct Entry {
     pub name: String,
     sample: Sample,
+    /// Room before the name, the same in all rows, in sizes of the letters.
+    room: f64,
 }
 
 /// What stands before the name.
@@ -23,11 +26,19 @@ enum Sample {
         index: usize,
         has_line: bool,
         has_marker: bool,
-        has_band: bool,
-        is_block: bool,
-        is_histogram: bool,
+        fill: Fill,
     },
     Reference(usize),
+}
+
+/// The area of a series.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fill {
+    None,
+    Band,
+    Block,
+    Outline,
+    Box,
 }
 
 /// Names of all series in order of first appearance; the place is the series' index.
@@ -66,33 +77,33 @@ pub(super) fn entries(figure: &Figure, names: &[String]) -> Vec<Entry> {
         .filter(|(_, name)| !name.is_empty());
     let mut entries: Vec<Entry> = of_series
         .map(|(index, name)| {
-            let mut sample = (false, false, false, false, false);
+            let (mut has_line, mut has_marker, mut fill) = (false, false, Fill::None);
             for layer in layers().filter(|layer| layer.name() == name) {
                 match layer {
                     Layer::Line { markers, x, .. } => {
-                        sample.0 = true;
-                        sample.1 |= *markers && x.len() <= MANY_POINTS;
+                        has_line = true;
+                        has_marker |= *markers && x.len() <= MANY_POINTS;
                     }
-                    Layer::Scatter { .. } => sample.1 = true,
-                    Layer::ErrorBars { .. } => sample.1 = true,
-                    Layer::Band { .. } => sample.2 = true,
+                    Layer::Scatter { .. } | Layer::ErrorBars { .. } => has_marker = true,
+                    Layer::Band { .. } => fill = Fill::Band,
+                    Layer::Histogram { .. } => fill = Fill::Outline,
+                    Layer::Boxes { .. } => fill = Fill::Box,
+                    Layer::Bars { .. } | Layer::Tasks { .. } => fill = Fill::Block,
                     Layer::HeatMap { .. } => {}
-                    Layer::Histogram { .. } => sample.4 = true,
-                    Layer::Bars { .. } | Layer::Boxes { .. } | Layer::Tasks { .. } => {
-                        sample.3 = true
-                    }
                 }
             }
-            let (has_line, has_marker, has_band, is_block, is_histogram) = sample;
             Entry {
                 name: name.clone(),
                 sample: Sample::Series {
                     index,
                     has_line,
                     has_marker,
-                    has_band,
-                    is_block,
-                    is_histogram,
+                    fill,
+                },
+                room: match (has_line, fill) {
+                    (true, _) | (_, Fill::Band) => 2.6,
+                    (false, Fill::None) => 1.0,
+                    _ => 1.8,
                 },
             }
         })
@@ -101,6 +112,7 @@ pub(super) fn entries(figure: &Figure, names: &[String]) -> Vec<Entry> {
     entries.extend(references.map(|(index, name)| Entry {
         name,
         sample: Sample::Reference(index),
+        room: 2.6,
     }));
     if entries.len() == 1
         && figure.legend == Legend::Auto
@@ -108,32 +120,9 @@ pub(super) fn entries(figure: &Figure, names: &[String]) -> Vec<Entry> {
     {
         entries.clear();
     }
+    let room = entries.iter().map(|entry| entry.room).fold(0.0, f64::max);
+    entries.iter_mut().for_each(|entry| entry.room = room);
     entries
-}
-
-/// Room before a name: a marker alone needs less than a line.
-fn sample_width(entry: &Entry, theme: &Theme) -> f64 {
-    match entry.sample {
-        Sample::Series {
-            has_line: false,
-            has_marker: true,
-            has_band: false,
-            is_block: false,
-            is_histogram: false,
-            ..
-        } => theme.small,
-        Sample::Series {
-            is_block: true,
-            has_line: false,
-            ..
-        }
-        | Sample::Series {
-            is_histogram: true,
-            has_line: false,
-            ..
-        } => 1.8 * theme.small,
-        _ => 2.6 * theme.small,
-    }
 }
 
 fn row_height(theme: &Theme) -> f64 {
@@ -141,7 +130,7 @@ fn row_height(theme: &Theme) -> f64 {
 }
 
 fn entry_width(entry: &Entry, theme: &Theme) -> f64 {
-    sample_width(entry, theme) + theme.gap * 1.5 + width(&entry.name, theme.small, false)
+    entry.room * theme.small + theme.gap * 1.5 + width(&entry.name, theme.small, false)
 }
 
 /// Rows of entries that fit side by side into `room`.
@@ -291,7 +280,7 @@ fn draw_entry(
     limit: f64,
     theme: &Theme,
 ) {
-    let right = left + sample_width(entry, theme);
+    let right = left + entry.room * theme.small;
     let ends = [(left, middle), (right, middle)];
     let centre = ((left + right) / 2.0, middle);
     let tall = 0.36 * theme.small;
@@ -306,20 +295,21 @@ fn draw_entry(
             index,
             has_line,
             has_marker,
-            has_band,
-            is_block,
-            is_histogram,
+            fill,
         } => {
             let colour = series(index);
-            if has_band {
-                canvas.fill(area, colour, 0.22);
-            }
-            if is_histogram {
-                canvas.fill(area, colour, 0.25);
-                canvas.frame(area, Pen::new(colour, 0.8 * theme.line));
-            }
-            if is_block {
-                block(canvas, area, index, theme);
+            match fill {
+                Fill::None => {}
+                Fill::Band => canvas.fill(area, colour, 0.22),
+                Fill::Block => block(canvas, area, index, theme),
+                Fill::Outline => {
+                    canvas.fill(area, colour, 0.25);
+                    canvas.frame(area, Pen::new(colour, 0.8 * theme.line));
+                }
+                Fill::Box => {
+                    canvas.fill(area, tint(colour, 0.45), 1.0);
+                    canvas.frame(area, Pen::new(SPINE, 0.7 * POINT));
+                }
             }
             if has_line {
                 canvas.line(&ends, Pen::new(colour, theme.line).dashed(pattern(index)));

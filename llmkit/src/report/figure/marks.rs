@@ -3,7 +3,8 @@
 use super::canvas::{Align, Canvas, Ink, POINT, Pen};
 use super::colour::{BLACK, QUIET, WHITE};
 use super::fonts::{fit, width};
-use super::layout::{Frame, Theme};
+use super::frame::Frame;
+use super::layout::Theme;
 use super::shapes::{Area, Point, clip_line};
 use super::spec::{Mark, Panel, Reference};
 

@@ -4,21 +4,27 @@
 //! values to paper, `layout` shares out the paper, `layers` and `marks` draw on `canvas`; `render` turns the SVG
 //! into PDF and PNG; `save` and `export` write files.
 
+mod areas;
 mod axes;
 mod build;
 mod canvas;
 mod check;
 mod colour;
 mod export;
+mod extent;
 mod fonts;
+mod frame;
+mod heat;
 mod layers;
 mod layout;
 mod legend;
 mod manifest;
 mod marks;
+mod obstacles;
 mod render;
 mod save;
 mod scale;
+mod series;
 mod shapes;
 mod spec;
 mod statistics;

@@ -6,11 +6,13 @@ use krilla::page::PageSettings;
 use krilla_svg::{SurfaceExt, SvgSettings};
 use resvg::{tiny_skia, usvg};
 
-use super::canvas::{Align, Canvas, INCH, Ink};
+use super::canvas::{Align, Canvas, INCH, Ink, printable};
 use super::check::check;
 use super::colour::{BLACK, QUIET, WHITE};
-use super::layers::{self, obstacles};
-use super::layout::{Frame, Layout};
+use super::frame::Frame;
+use super::layers;
+use super::layout::Layout;
+use super::obstacles::obstacles;
 use super::shapes::{Area, Point};
 use super::spec::{Figure, Layer, Legend, Panel};
 use super::{axes, fonts, legend, marks};
@@ -173,7 +175,7 @@ fn finished(svg: &str, layout: &Layout, figure: &Figure) -> String {
         .replace(" opacity=\"1\"", "")
         .replace(" stroke=\"none\"", "")
         .replace(" \"/>", "\"/>");
-    let title = super::super::emit::escape_html(&figure.title);
+    let title = super::super::emit::escape_html(&printable(&figure.title));
     let title = if title.is_empty() {
         title
     } else {

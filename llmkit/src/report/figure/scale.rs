@@ -139,8 +139,15 @@ impl Map {
             }
         } else {
             let room = span * 0.05;
-            ends[0] -= if exact[0] { 0.0 } else { room };
-            ends[1] += if exact[1] { 0.0 } else { room };
+            let padded = [ends[0] - room, ends[1] + room];
+            for side in [0, 1] {
+                // Near the largest and smallest numbers there may be no room left to leave.
+                let value = kind.backward(padded[side]);
+                let exists = value.is_finite() && (value > 0.0 || !matches!(kind, Kind::Log(_)));
+                if !exact[side] && exists {
+                    ends[side] = padded[side];
+                }
+            }
         }
         let map = Map::between(kind, ends);
         if map.limits.iter().any(|end| !end.is_finite()) || (map.ends[1] - map.ends[0]) <= 0.0 {

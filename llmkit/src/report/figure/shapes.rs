@@ -152,13 +152,14 @@ pub(super) fn dashes(points: &[Point], pattern: &[f64]) -> Vec<Vec<Point>> {
     drawn
 }
 
-/// The outline of the `index`-th marker around `centre`; `None` stands for a circle.
+/// The outline of the `index`-th marker around `centre`; `None` stands for a circle. Colours repeat after seven
+/// series; markers and dashes then go with other colours.
 pub(super) fn marker(index: usize, (x, y): Point, radius: f64) -> Option<Vec<Point>> {
     let around = |offsets: &[Point]| {
         let point = |&(dx, dy): &Point| (x + dx * radius, y + dy * radius);
         Some(offsets.iter().map(point).collect())
     };
-    match index % 7 {
+    match (index + index / 7) % 7 {
         0 => None,
         1 => around(&[(-0.86, -0.86), (0.86, -0.86), (0.86, 0.86), (-0.86, 0.86)]),
         2 => around(&[(0.0, -1.2), (1.1, 0.8), (-1.1, 0.8)]),
@@ -190,7 +191,7 @@ pub(super) fn marker(index: usize, (x, y): Point, radius: f64) -> Option<Vec<Poi
 
 /// Dash pattern of the `index`-th series, in widths of its line; the first is solid.
 pub(super) fn pattern(index: usize) -> &'static [f64] {
-    match index % 7 {
+    match (index + index / 7) % 7 {
         0 => &[],
         1 => &[5.0, 2.0],
         2 => &[1.2, 1.6],

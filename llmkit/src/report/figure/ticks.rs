@@ -128,12 +128,13 @@ fn logarithmic(base: f64, [low, high]: [f64; 2], count: usize, plain: bool) -> T
                 within(&[2, 5])
             };
             let digit_word = |value: f64| {
-                if plain || powers == 0 || (-2..4).contains(&floor_power) {
-                    proper(&significant(value, 3))
-                } else {
-                    let exponent = value.log10().floor() as i32;
-                    let digit = (value / 10f64.powi(exponent)).round();
-                    format!("{digit}·10{}", superscript(exponent))
+                if plain || (-3..4).contains(&floor_power) {
+                    return proper(&significant(value, 3));
+                }
+                let exponent = (value.log10() + 1e-9).floor() as i32;
+                match (value / 10f64.powi(exponent)).round() as i32 {
+                    1 => format!("10{}", superscript(exponent)),
+                    digit => format!("{digit}×10{}", superscript(exponent)),
                 }
             };
             // Beside 2, 3 and 5 the power itself is written the same way.
