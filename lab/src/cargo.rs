@@ -20,7 +20,20 @@ pub fn command(place: &Place, subcommand: &str) -> Command {
         .arg(subcommand)
         .current_dir(&place.root)
         .env("CARGO_TARGET_DIR", place.build_dir());
+    forget_outer_cargo(&mut command);
     command
+}
+
+/// Takes away what `cargo run` said of the lab's own package. Build scripts that watch these variables (ring's)
+/// would otherwise rebuild their crates whenever another package's program calls cargo.
+fn forget_outer_cargo(command: &mut Command) {
+    const OUTER: [&str; 4] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if OUTER.iter().any(|prefix| text.starts_with(prefix)) {
+            command.env_remove(&name);
+        }
+    }
 }
 
 /// Builds `package` and returns its executables.

@@ -177,7 +177,8 @@ impl Evaluator {
     /// shared library into the cell process. Leaves no variable behind.
     pub fn warm_up(&mut self) {
         let _ = self.context.execute("let warm_up__ = (vec![1.5f64], String::from(\"a\"));");
-        let _ = self.context.execute("{ let _ = warm_up__; }");
+        // Moved out, so that it is gone; and the first `?`, which costs evcxr a second compilation.
+        let _ = self.context.execute("drop(warm_up__); Ok::<(), String>(())?;");
         let code = "let tensor = Tensor::zeros((2, 2), DType::F32, &Device::Cpu); let frame = df!(\"a\" => [1]);\
                     let lazy = frame.unwrap().lazy().collect();";
         let _ = self.context.check(code);

@@ -77,6 +77,8 @@ fn run(role: Option<&str>, arguments: &Arguments) -> Result<ExitCode> {
         Some("kernel") => spare::launch(&arguments.path("--repo")?, &arguments.path("--connection-file")?),
         Some("stock") => stock(&arguments.path("--repo")?, &arguments.path("--connection-file")?),
         Some("spare") => spare::serve(&arguments.path("--repo")?, arguments.is_set("--detach")),
+        // What `stock` starts: evcxr_jupyter's own command line.
+        Some("--control_file") => evcxr_jupyter::main().map(|()| ExitCode::SUCCESS),
         Some("profile") => profile(&arguments.path("--repo")?),
         Some("snapshot") => snapshot::command(&arguments.path("--repo")?, arguments.is_set("--check")),
         _ => bail!("expected kernel, stock, spare or snapshot; got {}", role.unwrap_or("nothing")),
@@ -114,17 +116,14 @@ fn profile(repo: &Path) -> Result<ExitCode> {
 
 /// The unchanged evcxr kernel, with our prelude and prebuilt library in its environment.
 fn stock(repo: &Path, connection_file: &Path) -> Result<ExitCode> {
+    use std::os::unix::process::CommandExt;
     let snapshot = snapshot::ensure(repo)?;
     snapshot.enter()?;
-    // `evcxr_jupyter` reads its own command line, so it gets a process of its own with the arguments it expects.
-    if std::env::args().nth(1).as_deref() != Some("--control_file") {
-        use std::os::unix::process::CommandExt;
-        let error = std::process::Command::new(snapshot.stock_binary())
-            .arg("--control_file")
-            .arg(connection_file)
-            .exec();
-        bail!("cannot start the stock kernel: {error}");
-    }
-    evcxr_jupyter::main()?;
-    Ok(ExitCode::SUCCESS)
+    // `evcxr_jupyter` reads its own command line, so it starts afresh with the arguments it expects. It would also
+    // point a kernel the user installed at this program; with a JUPYTER_PATH of ours it finds none.
+    let error = std::process::Command::new(snapshot.stock_binary())
+        .args(["--control_file".as_ref(), connection_file.as_os_str()])
+        .env("JUPYTER_PATH", snapshot.directory.join("config"))
+        .exec();
+    bail!("cannot start the stock kernel: {error}")
 }

@@ -1,7 +1,8 @@
 //! How verdicts look: a row as a small table, an estimate as a line.
 
-use super::ledger::{MIME, Row};
-use super::stats::Estimate;
+use super::ledger::Row;
+#[cfg(feature = "notebook")]
+use crate::report::{Content, Show};
 
 impl Row {
     /// One line: `quant/rtn: reproduced — 6.03 [6.01, 6.05] dB, expected 6.02 ± 0.1 — each bit gains 6 dB`.
@@ -67,15 +68,6 @@ impl Row {
         )
     }
 
-    /// Shows the row in a notebook; our kernel is also told of the claim itself.
-    pub fn evcxr_display(&self) {
-        let mut bundle = vec![("text/html", self.html()), ("text/plain", self.text())];
-        if crate::progress::is_live() {
-            bundle.push((MIME, serde_json::to_string(self).unwrap_or_default()));
-        }
-        emit(&bundle);
-    }
-
     fn source(&self) -> String {
         match self.where_.as_str() {
             "" => self.paper.clone(),
@@ -84,10 +76,28 @@ impl Row {
     }
 }
 
-impl Estimate {
-    /// Shows the estimate in a notebook.
-    pub fn evcxr_display(&self) {
-        emit(&[("text/plain", self.to_string())]);
+#[cfg(feature = "notebook")]
+impl Show for Row {
+    fn bundle(&self) -> Vec<(&'static str, Content)> {
+        let mut bundle = vec![
+            ("text/html", self.html().into()),
+            ("text/plain", self.text().into()),
+        ];
+        // Our kernel is also told of the claim itself, for the runner's table.
+        if crate::progress::is_live() {
+            bundle.push((
+                super::ledger::MIME,
+                serde_json::to_string(self).unwrap_or_default().into(),
+            ));
+        }
+        bundle
+    }
+}
+
+#[cfg(feature = "notebook")]
+impl Show for super::Estimate {
+    fn bundle(&self) -> Vec<(&'static str, Content)> {
+        vec![("text/plain", self.to_string().into())]
     }
 }
 
@@ -112,20 +122,6 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
-}
-
-/// Prints one display in several MIME types.
-fn emit(bundle: &[(&str, String)]) {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    for (mime, content) in bundle {
-        // A reader that has gone away is not the computation's failure.
-        let _ = write!(
-            out,
-            "EVCXR_BEGIN_CONTENT {mime}\n{content}\nEVCXR_END_CONTENT\n"
-        );
-    }
-    let _ = out.flush();
 }
 
 #[cfg(test)]

@@ -1,1 +1,284 @@
-//! To be written.
+//! The transformer that runs a model: config, weights, tokenizer, sampling.
+//!
+//! ```no_run
+//! use llmkit::model::{GenerateOptions, Model};
+//! let model = Model::load("smollm2-135m-instruct")?;
+//! println!("{}", model.provenance);
+//! let answer = model.generate(&Model::chat("What is a tensor?"), &GenerateOptions::default())?;
+//! println!("{answer}");
+//! # Ok::<(), llmkit::Error>(())
+//! ```
+//!
+//! All arithmetic is f32 on weights decoded to f32: this is the reference that faster engines are compared with.
+
+pub mod blocks;
+pub mod config;
+mod generate;
+pub mod gguf;
+pub mod llama;
+pub mod sample;
+#[cfg(test)]
+mod tests;
+pub mod tokenizer;
+pub mod weights;
+
+use std::fmt;
+use std::path::Path;
+
+use candle_core::Tensor;
+
+pub use config::Config;
+pub use generate::{GenerateOptions, Generation};
+pub use llama::{KvCache, Llama};
+pub use sample::Sampling;
+pub use tokenizer::Tokenizer;
+
+use crate::hub::{self, Asset, Provenance};
+use crate::{Error, Result};
+
+/// A model with its tokenizer, ready to run. Cloning is cheap: weights are shared.
+#[derive(Clone)]
+pub struct Model {
+    /// Sizes.
+    pub config: Config,
+    /// Where its bytes come from; one line when displayed.
+    pub provenance: Provenance,
+    /// Text to ids and back.
+    pub tokenizer: Tokenizer,
+    weights: weights::Weights,
+    network: Llama,
+}
+
+/// A token that may come next.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NextToken {
+    /// Token id.
+    pub token: u32,
+    /// Its text.
+    pub text: String,
+    /// Its probability at temperature 1.
+    pub probability: f64,
+}
+
+impl Model {
+    /// Loads a model by name or path (see [`hub::model`]).
+    ///
+    /// # Errors
+    /// Those of [`hub::model`]; [`Error::Format`] or [`Error::Shape`] if the files are not a Llama model we understand.
+    pub fn load(name: &str) -> Result<Model> {
+        Model::from_asset(&hub::model(name)?)
+    }
+
+    /// Loads the files of an asset: a GGUF file, or `model.safetensors` with `config.json` and `tokenizer.json`.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn from_asset(asset: &Asset) -> Result<Model> {
+        let path = asset.path();
+        let (config, tokenizer, weights) = if path.extension().is_some_and(|it| it == "safetensors")
+        {
+            let beside = |name: &str| {
+                asset
+                    .file(name)
+                    .map(Path::to_owned)
+                    .ok_or_else(|| Error::Format {
+                        file: path.display().to_string(),
+                        expected: format!("{name} beside it"),
+                        got: "none".to_owned(),
+                    })
+            };
+            let config_path = beside("config.json")?;
+            let json =
+                std::fs::read_to_string(&config_path).map_err(Error::io("read", &config_path))?;
+            let config = Config::from_hugging_face(&config_path.display().to_string(), &json)?;
+            let tokenizer = Tokenizer::from_json(&beside("tokenizer.json")?)?;
+            let weights = weights::from_safetensors(path, &config)?;
+            (config, tokenizer, weights)
+        } else {
+            let gguf = gguf::Gguf::open(path)?;
+            let config = Config::from_gguf(&gguf)?;
+            (
+                config,
+                Tokenizer::from_gguf(&gguf)?,
+                weights::from_gguf(&gguf)?,
+            )
+        };
+        let network = Llama::new(&config, &weights, &path.display().to_string())?;
+        Ok(Model {
+            config,
+            provenance: asset.provenance.clone(),
+            tokenizer,
+            weights,
+            network,
+        })
+    }
+
+    /// Token ids of `text`; markup such as `<|im_start|>` becomes its special token. No token is put in front.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.tokenizer.encode(text)
+    }
+
+    /// Text of token ids.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if an id is outside the vocabulary.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.tokenizer.decode(ids)
+    }
+
+    /// Ids of a prompt, with the token in front that the model wants (SmolLM2 wants none).
+    fn encode_prompt(&self, prompt: &str) -> Result<Vec<u32>> {
+        let mut ids: Vec<u32> = self.tokenizer.bos.into_iter().collect();
+        ids.extend(self.encode(prompt)?);
+        if ids.is_empty() {
+            return Err(Error::argument(
+                "prompt",
+                "at least one token",
+                "an empty text",
+            ));
+        }
+        Ok(ids)
+    }
+
+    /// A user's message in the markup that SmolLM2's instruct models were trained on, ready to be answered.
+    pub fn chat(message: &str) -> String {
+        let system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
+        format!(
+            "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{message}<|im_end|>\n<|im_start|>assistant\n"
+        )
+    }
+
+    /// Logits (T, V) of a sequence from its beginning.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for no tokens, unknown tokens or too many; [`Error::Interrupted`].
+    pub fn logits(&self, tokens: &[u32]) -> Result<Tensor> {
+        self.network
+            .logits(&self.network.hidden(tokens, &mut KvCache::new())?)
+    }
+
+    /// The network, for step-by-step use with a [`KvCache`].
+    pub fn network(&self) -> &Llama {
+        &self.network
+    }
+
+    /// The `count` likeliest next tokens after `prompt`, likeliest first, with their probabilities among all tokens.
+    ///
+    /// # Errors
+    /// As [`Model::logits`].
+    pub fn next_tokens(&self, prompt: &str, count: usize) -> Result<Vec<NextToken>> {
+        let logits = self.last_logits(&self.encode_prompt(prompt)?, &mut KvCache::new())?;
+        let everything = Sampling {
+            temperature: 1.0,
+            ..Sampling::default()
+        };
+        let law = everything.law(&logits)?;
+        law.iter()
+            .take(count)
+            .map(|chance| {
+                Ok(NextToken {
+                    token: chance.token,
+                    text: self.decode(&[chance.token])?,
+                    probability: chance.probability,
+                })
+            })
+            .collect()
+    }
+
+    /// [`next_tokens`](Self::next_tokens) as a table: token, text, probability.
+    ///
+    /// # Errors
+    /// As [`Model::logits`].
+    #[cfg(feature = "notebook")]
+    pub fn next_token_distribution(
+        &self,
+        prompt: &str,
+        count: usize,
+    ) -> Result<polars::prelude::DataFrame> {
+        use polars::prelude::*;
+        let next = self.next_tokens(prompt, count)?;
+        Ok(df!(
+            "token" => next.iter().map(|it| it.token).collect::<Vec<u32>>(),
+            "text" => next.iter().map(|it| it.text.clone()).collect::<Vec<String>>(),
+            "probability" => next.iter().map(|it| it.probability).collect::<Vec<f64>>(),
+        )?)
+    }
+
+    /// Names of all weights, as GGUF has them: `blk.3.ffn_up.weight`.
+    pub fn tensor_names(&self) -> Vec<String> {
+        self.weights.keys().cloned().collect()
+    }
+
+    /// A weight as f32; a matrix is (N outputs, K inputs). Shares memory with the model.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is none of that name.
+    pub fn weight(&self, name: &str) -> Result<Tensor> {
+        self.weights.get(name).cloned().ok_or_else(|| Error::NotFound {
+            what: format!("weight {name:?}"),
+            tried: vec![format!(
+                "{} weights, such as blk.0.attn_q.weight … blk.{}.ffn_down.weight, token_embd.weight",
+                self.weights.len(),
+                self.config.layers - 1
+            )],
+        })
+    }
+
+    /// The same model with one weight replaced (a quantized one, say); this one stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no weight of that name, [`Error::Shape`] if the new one has another shape.
+    pub fn with_weight(&self, name: &str, tensor: &Tensor) -> Result<Model> {
+        let old = self.weight(name)?;
+        if old.dims() != tensor.dims() {
+            return Err(Error::Shape {
+                operation: format!("replace {name}"),
+                expected: format!("{:?}", old.dims()),
+                got: format!("{:?}", tensor.dims()),
+            });
+        }
+        let mut model = self.clone();
+        let tensor = tensor.to_dtype(candle_core::DType::F32)?.contiguous()?;
+        model.weights.insert(name.to_owned(), tensor);
+        model.network = Llama::new(&model.config, &model.weights, name)?;
+        Ok(model)
+    }
+
+    /// Parameters in all.
+    pub fn parameters(&self) -> usize {
+        self.weights.values().map(Tensor::elem_count).sum()
+    }
+
+    /// Shows provenance and sizes in a notebook.
+    pub fn evcxr_display(&self) {
+        println!("{self}");
+    }
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let c = &self.config;
+        writeln!(f, "{}", self.provenance)?;
+        write!(
+            f,
+            "{} layers · width {} · {} heads in {} groups of dimension {} · feed-forward {} · vocabulary {} · {:.1} M parameters, computed in f32",
+            c.layers,
+            c.width,
+            c.heads,
+            c.kv_heads,
+            c.head_dim,
+            c.ffn_width,
+            c.vocabulary,
+            self.parameters() as f64 / 1e6
+        )
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

@@ -25,6 +25,8 @@
 //! ```
 
 mod bits;
+#[cfg(feature = "notebook")]
+mod display;
 pub mod error;
 pub mod format;
 mod granularity;

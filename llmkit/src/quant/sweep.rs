@@ -95,10 +95,53 @@ impl Sweep {
         self.rows.iter().map(|row| row.sqnr_db).collect()
     }
 
+    /// SQNR in dB less [`DB_PER_BIT`](error::DB_PER_BIT) for every stored bit a weight, line by line: constant where
+    /// the 6.02 dB law holds, and higher is better at equal bytes.
+    pub fn db_over_law(&self) -> Vec<f64> {
+        let rest = |row: &Measured| row.sqnr_db - error::DB_PER_BIT * row.bits_per_weight;
+        self.rows.iter().map(rest).collect()
+    }
+
     /// Noise power over signal power, line by line: 1 = all is lost, 10⁻⁴ = 40 dB.
     pub fn noise_to_signal(&self) -> Vec<f64> {
         let ratio = |row: &Measured| 10f64.powf(-row.sqnr_db / 10.0);
         self.rows.iter().map(ratio).collect()
+    }
+
+    /// The sweep as a compact table, one row a width: true bits a weight and SQNR in dB for each granularity.
+    ///
+    /// # Errors
+    /// [`Error::Argument`](crate::Error::Argument) unless every granularity has the same widths, each once;
+    /// [`Error::Table`](crate::Error::Table) if the table library refuses.
+    #[cfg(feature = "notebook")]
+    pub fn by_width(&self) -> Result<polars::prelude::DataFrame> {
+        use polars::prelude::{Column, DataFrame, NamedFrom, Series};
+        let mut granularities: Vec<Granularity> = Vec::new();
+        for row in &self.rows {
+            if !granularities.contains(&row.granularity) {
+                granularities.push(row.granularity);
+            }
+        }
+        let widths = |part: &Sweep| part.rows.iter().map(|row| row.bits).collect::<Vec<_>>();
+        let mut columns: Vec<Column> = Vec::new();
+        for granularity in granularities {
+            let part = self.only(granularity);
+            if columns.is_empty() {
+                columns.push(Series::new("bits".into(), widths(&part)).into());
+            } else if columns[0].as_materialized_series()
+                != &Series::new("bits".into(), widths(&part))
+            {
+                let name = format!("widths of {granularity}");
+                let got = format!("{:?}", widths(&part));
+                return Err(crate::Error::argument(name, "those of the others", got));
+            }
+            let mut add = |what: &str, values: Vec<f64>| {
+                columns.push(Series::new(format!("{granularity} {what}").into(), values).into());
+            };
+            add("bits/weight", part.bits_per_weight());
+            add("SQNR (dB)", part.sqnr_db());
+        }
+        Ok(DataFrame::new_infer_height(columns)?)
     }
 
     /// The sweep as a table: format, true bits a weight, bytes, SQNR, mean squared and largest error.
@@ -143,7 +186,16 @@ mod tests {
             assert!((-10.0 * ratio.log10() - db).abs() < 1e-9);
         }
         #[cfg(feature = "notebook")]
-        assert_eq!(sweep.table()?.shape(), (14, 6));
+        {
+            assert_eq!(sweep.table()?.shape(), (14, 6));
+            let compact = sweep.by_width()?;
+            assert_eq!(compact.shape(), (7, 5));
+            let column = compact.column("g64 SQNR (dB)")?.f64()?.get(6);
+            assert_eq!(column, Some(fine.rows[6].sqnr_db));
+            let mut ragged = sweep.clone();
+            ragged.rows.pop();
+            assert!(ragged.by_width().is_err());
+        }
         Ok(())
     }
 }
