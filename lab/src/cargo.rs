@@ -57,7 +57,8 @@ pub fn build(place: &Place, package: &str) -> Result<Vec<PathBuf>> {
             continue;
         };
         if message["reason"] == "compiler-artifact" {
-            progress.advance(message["target"]["name"].as_str().unwrap_or(""));
+            let name = message["target"]["name"].as_str().unwrap_or("");
+            progress.advance(name, message["fresh"] == true);
             executables.extend(message["executable"].as_str().map(PathBuf::from));
         }
     }
@@ -75,6 +76,8 @@ struct Units {
     package: String,
     total: u64,
     done: u64,
+    /// Those that were really compiled now.
+    compiled: u64,
     start: Instant,
     said: Instant,
     is_plain: bool,
@@ -100,14 +103,16 @@ impl Units {
             package: package.to_owned(),
             total,
             done: 0,
+            compiled: 0,
             start: now,
             said: now,
             is_plain,
         }
     }
 
-    fn advance(&mut self, what: &str) {
+    fn advance(&mut self, what: &str, is_fresh: bool) {
         self.done += 1;
+        self.compiled += u64::from(!is_fresh);
         // The count beforehand is an estimate: what is built for both host and target counts twice.
         self.total = self.total.max(self.done);
         self.bar.set_length(self.total);
@@ -116,7 +121,7 @@ impl Units {
         if self.is_plain && self.said.elapsed() > Duration::from_secs(5) {
             self.said = Instant::now();
             let spent = self.start.elapsed().as_secs_f64();
-            let left = spent / self.done as f64 * (self.total - self.done) as f64;
+            let left = spent / self.compiled.max(1) as f64 * (self.total - self.done) as f64;
             eprintln!(
                 "{}: {} of about {} crates, {spent:.0} s so far, about {left:.0} s left",
                 self.package, self.done, self.total

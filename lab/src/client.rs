@@ -153,6 +153,24 @@ impl Kernel {
         }
     }
 
+    /// Waits until cells can run: a kernel may answer questions while its evaluator still starts.
+    ///
+    /// # Errors
+    /// If the evaluator does not start; its messages went to `receive`.
+    pub async fn warm_up(&mut self, receive: impl FnMut(&str, Value)) -> Result<()> {
+        let nothing = ExecuteRequest {
+            silent: true,
+            store_history: false,
+            ..ExecuteRequest::default()
+        };
+        match self.request(nothing, START_LIMIT, receive).await? {
+            Ended::Ok => Ok(()),
+            Ended::Error(name, message) => bail!("{name}: {message}"),
+            Ended::TimedOut { .. } => bail!("the kernel was not ready within {START_LIMIT:?}"),
+            Ended::Died(how) => bail!("{how}"),
+        }
+    }
+
     /// Executes `code`, handing each IOPub message that belongs to it to `receive` (its type and content).
     ///
     /// # Errors
@@ -161,9 +179,19 @@ impl Kernel {
         &mut self,
         code: &str,
         limit: Duration,
+        receive: impl FnMut(&str, Value),
+    ) -> Result<Ended> {
+        let request = ExecuteRequest::new(code.to_owned());
+        self.request(request, limit, receive).await
+    }
+
+    async fn request(
+        &mut self,
+        request: ExecuteRequest,
+        limit: Duration,
         mut receive: impl FnMut(&str, Value),
     ) -> Result<Ended> {
-        let request: JupyterMessage = ExecuteRequest::new(code.to_owned()).into();
+        let request: JupyterMessage = request.into();
         let id = request.header.msg_id.clone();
         self.wire.send(request).await?;
 

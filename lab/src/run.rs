@@ -118,6 +118,10 @@ fn jobs(place: &Place, args: &RunArgs, out: &Path) -> Result<Vec<Job>> {
     let spec = kernelspec::find(place, kernel)?;
     let params: BTreeMap<String, Value> = args.params.iter().cloned().collect();
     let mut env = vec![(setup::LAB_PID.to_owned(), std::process::id().to_string())];
+    if sources.len() <= usize::from(args.jobs) {
+        // No notebook comes after these: a spare would only take their processor time.
+        env.push(("LLMKIT_NO_SPARE".to_owned(), "1".to_owned()));
+    }
     if args.scratch {
         for (name, dir) in [("LLMKIT_FIGURES", "figures"), ("LLMKIT_RESULTS", "results")] {
             let dir = out.join(dir).to_string_lossy().into_owned();

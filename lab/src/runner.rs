@@ -108,9 +108,16 @@ async fn execute(job: &Job, outcome: &mut Outcome) -> Result<()> {
     } else {
         let launch = launch(job, &notebook, &log)?;
         let start = Instant::now();
-        let kernel = Kernel::start(&job.kernel.1, &launch).await;
+        let mut kernel = Kernel::start(&job.kernel.1, &launch).await?;
+        let mut words = Outputs::default();
+        (kernel)
+            .warm_up(|kind, content| {
+                if let Some(line) = words.receive(kind, content) {
+                    eprintln!("{}: {line}", job.name);
+                }
+            })
+            .await?;
         outcome.start_seconds = start.elapsed().as_secs_f64();
-        let mut kernel = kernel?;
         notebook.set_kernel(
             &job.kernel.0,
             &job.kernel.1.display_name,

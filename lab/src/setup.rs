@@ -63,7 +63,7 @@ fn announce(place: &Place) {
     }
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     eprintln!(
-        "First use: setting up {}, in {}.\nAbout {:.0} minutes on {cores} cores, once; you can stop and go on later.",
+        "First use: setting up {}, in {}.\nAbout {:.0} min on {cores} cores, once; you can stop and go on later.",
         missing.join(", "),
         place.cache.display(),
         (core_minutes / cores as f64 + 1.0).ceil()

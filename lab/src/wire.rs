@@ -42,17 +42,17 @@ impl Wire {
     /// Connects as soon as the kernel has opened its ports, however long that takes.
     ///
     /// # Errors
-    /// If an address is wrong.
+    /// If the session cannot be given a name.
     pub async fn connect(info: &ConnectionInfo) -> Result<Wire> {
         let session = uuid::Uuid::new_v4().to_string();
         let identity = peer_identity_for_session(&session).context("name the session")?;
         let shell = patiently(|| {
             create_client_shell_connection_with_identity(info, &session, identity.clone())
         })
-        .await?;
-        let mut iopub = patiently(|| create_client_iopub_connection(info, "", &session)).await?;
-        let control = patiently(|| create_client_control_connection(info, &session)).await?;
-        let heartbeat = patiently(|| create_client_heartbeat_connection(info)).await?;
+        .await;
+        let mut iopub = patiently(|| create_client_iopub_connection(info, "", &session)).await;
+        let control = patiently(|| create_client_control_connection(info, &session)).await;
+        let heartbeat = patiently(|| create_client_heartbeat_connection(info)).await;
 
         let (shell, mut replies) = shell.split();
         let (sender, events) = mpsc::unbounded_channel();
@@ -95,17 +95,20 @@ impl Wire {
     }
 }
 
-/// Tries to connect again and again: the library's own pauses grow to half a minute, longer than a kernel's start.
-async fn patiently<T, F>(connect: impl Fn() -> F) -> Result<T>
+/// Tries to connect again and again, for ever: the library's own pauses grow to half a minute, longer than a kernel's
+/// start. The caller sets the limit, and sees the kernel die.
+async fn patiently<T, F>(connect: impl Fn() -> F) -> T
 where
     F: Future<Output = jupyter_zmq_client::Result<T>>,
 {
     let mut limit = Duration::from_millis(300);
     loop {
-        if let Ok(connection) = timeout(limit, connect()).await {
-            return connection.context("connect to the kernel");
+        match timeout(limit, connect()).await {
+            Ok(Ok(connection)) => return connection,
+            // A port between our letting go of it and the kernel's taking it answers in odd ways.
+            Ok(Err(_)) => sleep(Duration::from_millis(20)).await,
+            Err(_) => limit = (limit * 5 / 4).min(Duration::from_secs(3)),
         }
-        limit = (limit * 5 / 4).min(Duration::from_secs(3));
     }
 }
 
