@@ -2,8 +2,8 @@
 //!
 //! A download writes `FILE.part` and beside it `FILE.part.json`, the address and the validator (ETag) of what the part
 //! is a part of. The next attempt — after a cut connection, or by another process after this one was killed — asks for
-//! the rest with `Range` and `If-Range`, and starts anew when the server no longer has the same bytes. The whole is
-//! hashed before anyone sees it under its final name.
+//! the rest with `Range` and `If-Range`, and starts anew when the server no longer has the same bytes (some mirrors give
+//! no ETag: there the pinned checksum decides afterwards). The whole is hashed before anyone sees it under its final name.
 //!
 //! Network reads happen on a thread of their own, so that the stop button answers even when a server does not.
 
@@ -44,8 +44,8 @@ pub(super) struct Request {
     /// Value of the Authorization header; sent to this URL's own origin only.
     pub authorization: Option<String>,
     pub accept: Option<&'static str>,
-    /// First byte wanted, with the validator the server must still agree to.
-    pub resume: Option<(u64, String)>,
+    /// First byte wanted, with the validator the server must still agree to, if it gave one.
+    pub resume: Option<(u64, Option<String>)>,
 }
 
 enum Event {
@@ -221,14 +221,22 @@ impl Client {
     ) -> std::result::Result<Received, Failure> {
         let mut partial = Partial::open(part, &request.url)?;
         let request = Request {
-            resume: partial
-                .validator
-                .clone()
-                .filter(|_| partial.bytes > 0)
-                .map(|validator| (partial.bytes, validator)),
+            // Without an ETag only a pinned checksum can tell whether the two halves belong together.
+            resume: (partial.bytes > 0
+                && (partial.validator.is_some() || expected.sha256.is_some()))
+            .then(|| (partial.bytes, partial.validator.clone())),
             ..request.clone()
         };
         let mut stated = expected.sha256.clone();
+        if stated.is_some() && expected.bytes > 0 && partial.bytes == expected.bytes {
+            // Killed between the last byte and the rename.
+            return partial
+                .finish(&request.url, stated, true)
+                .map(|sha256| Received {
+                    sha256,
+                    commit: None,
+                });
+        }
         let mut commit = None;
         let mut total = None;
         self.exchange(&request, |event| {
@@ -342,9 +350,10 @@ fn transfer(
             call = call.header("accept", accept);
         }
         if let Some((first, validator)) = &request.resume {
-            call = call
-                .header("range", format!("bytes={first}-"))
-                .header("if-range", validator);
+            call = call.header("range", format!("bytes={first}-"));
+            if let Some(validator) = validator {
+                call = call.header("if-range", validator);
+            }
         }
         if let Some(value) = authorization
             .as_ref()

@@ -16,7 +16,8 @@ use crate::{Error, Result};
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Sidecar {
     url: String,
-    validator: String,
+    /// ETag, if the server gave one.
+    validator: Option<String>,
 }
 
 /// The file being downloaded, hashed as it grows.
@@ -36,9 +37,8 @@ impl Partial {
         let sidecar: Option<Sidecar> = fs::read(sidecar_path(path))
             .ok()
             .and_then(|json| serde_json::from_slice(&json).ok());
-        let validator = sidecar
-            .filter(|it| it.url == url::shown(url))
-            .map(|it| it.validator);
+        // Without a record of where they came from, bytes are worth nothing.
+        let sidecar = sidecar.filter(|it| it.url == url::shown(url));
         let mut file = OpenOptions::new()
             .read(true)
             .append(true)
@@ -47,7 +47,7 @@ impl Partial {
             .map_err(Error::io("open", path))?;
         let mut hash = Sha256::new();
         let mut bytes = 0;
-        if validator.is_some() {
+        if sidecar.is_some() {
             let mut buffer = vec![0; CHUNK];
             loop {
                 match file.read(&mut buffer).map_err(Error::io("read", path))? {
@@ -65,7 +65,7 @@ impl Partial {
             file,
             bytes,
             hash,
-            validator,
+            validator: sidecar.and_then(|it| it.validator),
         })
     }
 
@@ -80,20 +80,15 @@ impl Partial {
 
     pub(super) fn remember(&mut self, validator: Option<String>) -> Result<()> {
         let path = sidecar_path(&self.path);
-        match &validator {
-            Some(validator) => {
-                let sidecar = Sidecar {
-                    url: self.url.clone(),
-                    validator: validator.clone(),
-                };
-                let json = serde_json::to_vec(&sidecar).map_err(|source| Error::Json {
-                    context: path.display().to_string(),
-                    source,
-                })?;
-                write_atomically(&path, &json)?;
-            }
-            None => remove(&path),
-        }
+        let sidecar = Sidecar {
+            url: self.url.clone(),
+            validator: validator.clone(),
+        };
+        let json = serde_json::to_vec(&sidecar).map_err(|source| Error::Json {
+            context: path.display().to_string(),
+            source,
+        })?;
+        write_atomically(&path, &json)?;
         self.validator = validator;
         Ok(())
     }
