@@ -2,23 +2,22 @@
 //!
 //! A download writes `FILE.part` and beside it `FILE.part.json`, the address and the validator (ETag) of what the part
 //! is a part of. The next attempt — after a cut connection, or by another process after this one was killed — asks for
-//! the rest with `Range` and `If-Range`, and starts anew when the server no longer has the same bytes. The whole is
-//! hashed before anyone sees it under its final name.
+//! the rest with `Range` and `If-Range`, and starts anew when the server no longer has the same bytes (some mirrors give
+//! no ETag: there the pinned checksum decides afterwards). The whole is hashed before anyone sees it under its final name.
 //!
 //! Network reads happen on a thread of their own, so that the stop button answers even when a server does not.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io::Read;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use ureq::http::HeaderMap;
-
-use super::cache::{hex, write_atomically};
+use super::partial::{Partial, discard, remove, sidecar_path};
 use super::registry::Pinned;
+use super::response::{
+    Head, as_sha256, check_size, check_status, header, length, range_start, validator,
+};
 use super::url;
 use crate::progress::Progress;
 use crate::{Error, Result, interrupt};
@@ -26,7 +25,7 @@ use crate::{Error, Result, interrupt};
 /// No file of ours is larger; a server that sends more is refused.
 const MAX_BYTES: u64 = 16 << 30;
 const MAX_REDIRECTS: usize = 10;
-const CHUNK: usize = 1 << 18;
+pub(super) const CHUNK: usize = 1 << 18;
 
 /// An HTTP client with its patience.
 #[derive(Debug, Clone)]
@@ -45,19 +44,8 @@ pub(super) struct Request {
     /// Value of the Authorization header; sent to this URL's own origin only.
     pub authorization: Option<String>,
     pub accept: Option<&'static str>,
-    /// First byte wanted, with the validator the server must still agree to.
-    pub resume: Option<(u64, String)>,
-}
-
-/// The head of the final response, with what Hugging Face says on the redirect before it.
-struct Head {
-    status: u16,
-    url: String,
-    headers: HeaderMap,
-    linked_etag: Option<String>,
-    linked_size: Option<u64>,
-    commit: Option<String>,
-    message: Option<String>,
+    /// First byte wanted, with the validator the server must still agree to, if it gave one.
+    pub resume: Option<(u64, Option<String>)>,
 }
 
 enum Event {
@@ -67,7 +55,7 @@ enum Event {
 }
 
 /// Whether trying again can help.
-enum Failure {
+pub(super) enum Failure {
     Passing(Error),
     Final(Error),
 }
@@ -86,14 +74,7 @@ pub(super) struct Received {
     pub commit: Option<String>,
 }
 
-/// What a `.part` is a part of.
-#[derive(Debug, Serialize, Deserialize)]
-struct Sidecar {
-    url: String,
-    validator: String,
-}
-
-fn failed(url: &str, reason: impl ToString) -> Error {
+pub(super) fn failed(url: &str, reason: impl ToString) -> Error {
     Error::Network {
         url: url::shown(url),
         reason: reason.to_string(),
@@ -240,14 +221,22 @@ impl Client {
     ) -> std::result::Result<Received, Failure> {
         let mut partial = Partial::open(part, &request.url)?;
         let request = Request {
-            resume: partial
-                .validator
-                .clone()
-                .filter(|_| partial.bytes > 0)
-                .map(|validator| (partial.bytes, validator)),
+            // Without an ETag only a pinned checksum can tell whether the two halves belong together.
+            resume: (partial.bytes > 0
+                && (partial.validator.is_some() || expected.sha256.is_some()))
+            .then(|| (partial.bytes, partial.validator.clone())),
             ..request.clone()
         };
         let mut stated = expected.sha256.clone();
+        if stated.is_some() && expected.bytes > 0 && partial.bytes == expected.bytes {
+            // Killed between the last byte and the rename.
+            return partial
+                .finish(&request.url, stated, true)
+                .map(|sha256| Received {
+                    sha256,
+                    commit: None,
+                });
+        }
         let mut commit = None;
         let mut total = None;
         self.exchange(&request, |event| {
@@ -361,9 +350,10 @@ fn transfer(
             call = call.header("accept", accept);
         }
         if let Some((first, validator)) = &request.resume {
-            call = call
-                .header("range", format!("bytes={first}-"))
-                .header("if-range", validator);
+            call = call.header("range", format!("bytes={first}-"));
+            if let Some(validator) = validator {
+                call = call.header("if-range", validator);
+            }
         }
         if let Some(value) = authorization
             .as_ref()
@@ -435,213 +425,6 @@ fn classified(address: &str, error: ureq::Error) -> Failure {
         }
         _ => Failure::Passing(reason),
     }
-}
-
-fn header(headers: &HeaderMap, name: &str) -> Option<String> {
-    Some(headers.get(name)?.to_str().ok()?.to_owned())
-}
-
-fn length(headers: &HeaderMap) -> Option<u64> {
-    header(headers, "content-length")?.parse().ok()
-}
-
-/// A strong ETag: a weak one does not promise the same bytes.
-fn validator(headers: &HeaderMap) -> Option<String> {
-    header(headers, "etag").filter(|etag| !etag.starts_with("W/"))
-}
-
-fn as_sha256(etag: &str) -> Option<String> {
-    let digits = etag.trim_start_matches("W/").trim_matches('"');
-    (digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
-        .then(|| digits.to_ascii_lowercase())
-}
-
-fn check_status(head: &Head) -> std::result::Result<(), Failure> {
-    let advice = match head.status {
-        200 | 206 => return Ok(()),
-        401 | 403 => ": access needs a token (HF_TOKEN) or the one given was refused",
-        404 | 410 => ": there is no such file",
-        429 => ": too many requests",
-        _ => "",
-    };
-    let said = head
-        .message
-        .as_ref()
-        .map(|text| format!(" ({text})"))
-        .unwrap_or_default();
-    let error = failed(
-        &head.url,
-        format!("HTTP status {}{advice}{said}", head.status),
-    );
-    Err(match head.status {
-        408 | 429 | 500.. => Failure::Passing(error),
-        _ => Failure::Final(error),
-    })
-}
-
-/// A size that is already known to be wrong is not worth downloading.
-fn check_size(head: &Head, total: Option<u64>, expected: &Pinned) -> Result<()> {
-    for stated in [total, head.linked_size].into_iter().flatten() {
-        if expected.bytes > 0 && stated != expected.bytes {
-            let reason = format!(
-                "the server's file has {stated} bytes, expected {}",
-                expected.bytes
-            );
-            return Err(failed(&head.url, reason));
-        }
-    }
-    Ok(())
-}
-
-fn range_start(head: &Head) -> Result<u64> {
-    header(&head.headers, "content-range")
-        .and_then(|range| {
-            range
-                .strip_prefix("bytes ")?
-                .split('-')
-                .next()?
-                .trim()
-                .parse()
-                .ok()
-        })
-        .ok_or_else(|| failed(&head.url, "a partial answer without a Content-Range"))
-}
-
-/// The file being downloaded, hashed as it grows.
-struct Partial {
-    path: PathBuf,
-    url: String,
-    file: File,
-    bytes: u64,
-    hash: Sha256,
-    validator: Option<String>,
-}
-
-impl Partial {
-    fn open(path: &Path, url: &str) -> Result<Partial> {
-        let sidecar: Option<Sidecar> = fs::read(sidecar_path(path))
-            .ok()
-            .and_then(|json| serde_json::from_slice(&json).ok());
-        let validator = sidecar
-            .filter(|it| it.url == url::shown(url))
-            .map(|it| it.validator);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(path)
-            .map_err(Error::io("open", path))?;
-        let mut hash = Sha256::new();
-        let mut bytes = 0;
-        if validator.is_some() {
-            let mut buffer = vec![0; CHUNK];
-            loop {
-                match file.read(&mut buffer).map_err(Error::io("read", path))? {
-                    0 => break,
-                    count => hash.update(&buffer[..count]),
-                }
-            }
-            bytes = file.metadata().map_err(Error::io("read", path))?.len();
-        } else {
-            file.set_len(0).map_err(Error::io("truncate", path))?;
-        }
-        Ok(Partial {
-            path: path.to_owned(),
-            url: url::shown(url),
-            file,
-            bytes,
-            hash,
-            validator,
-        })
-    }
-
-    fn restart(&mut self) -> Result<()> {
-        self.file
-            .set_len(0)
-            .map_err(Error::io("truncate", &self.path))?;
-        self.bytes = 0;
-        self.hash = Sha256::new();
-        Ok(())
-    }
-
-    fn remember(&mut self, validator: Option<String>) -> Result<()> {
-        let path = sidecar_path(&self.path);
-        match &validator {
-            Some(validator) => {
-                let sidecar = Sidecar {
-                    url: self.url.clone(),
-                    validator: validator.clone(),
-                };
-                let json = serde_json::to_vec(&sidecar).map_err(|source| Error::Json {
-                    context: path.display().to_string(),
-                    source,
-                })?;
-                write_atomically(&path, &json)?;
-            }
-            None => remove(&path),
-        }
-        self.validator = validator;
-        Ok(())
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file
-            .write_all(bytes)
-            .map_err(Error::io("write", &self.path))?;
-        self.hash.update(bytes);
-        self.bytes += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Compares the hash of all with the pinned or stated one. A resumed file that does not match is thrown away and
-    /// tried once more from its start: its first part may have been another version.
-    fn finish(
-        self,
-        url: &str,
-        stated: Option<String>,
-        was_resumed: bool,
-    ) -> std::result::Result<String, Failure> {
-        self.file
-            .sync_all()
-            .map_err(Error::io("write", &self.path))?;
-        let got = hex(&self.hash.finalize());
-        let Some(expected) = stated else {
-            discard(&self.path);
-            let reason = "neither our table nor the server states a sha256 for it; refused";
-            return Err(failed(url, reason).into());
-        };
-        if got == expected {
-            return Ok(got);
-        }
-        discard(&self.path);
-        let error = Error::Checksum {
-            file: url::shown(url),
-            expected,
-            got,
-        };
-        Err(if was_resumed {
-            Failure::Passing(error)
-        } else {
-            Failure::Final(error)
-        })
-    }
-}
-
-fn sidecar_path(part: &Path) -> PathBuf {
-    let mut name = part.as_os_str().to_owned();
-    name.push(".json");
-    PathBuf::from(name)
-}
-
-/// Removes a file that may not be there; one that stays is overwritten or rejected later.
-fn remove(path: &Path) {
-    let _ = fs::remove_file(path);
-}
-
-/// Removes a partial file and what is remembered of it.
-pub(super) fn discard(part: &Path) {
-    remove(part);
-    remove(&sidecar_path(part));
 }
 
 /// The certificates of the first bundle that the environment names and that can be read.

@@ -24,10 +24,12 @@ mod archive;
 mod cache;
 mod fetch;
 mod hugging_face;
+mod partial;
 mod provenance;
 mod python_index;
 pub mod registry;
 mod resolve;
+mod response;
 mod url;
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::cache::{self, create_dir, sha256_file, write_atomically};
 use super::fetch::{Client, Request};
 use super::provenance::{FileRecord, Provenance, Weights};
 use super::registry::{Edition, Entry, Kind, Origin, Pinned};
-use super::{archive, fetch, hugging_face, python_index};
+use super::{archive, hugging_face, partial, python_index};
 use crate::{Error, Result};
 
 /// A model or a corpus as local, verified files.
@@ -291,7 +291,7 @@ impl Hub {
                     directory,
                     archive::Limits::default(),
                 );
-                fetch::discard(&part);
+                partial::discard(&part);
                 paths = unpacked?;
                 for path in &paths {
                     records.push(record(path, sha256_file(path)?));

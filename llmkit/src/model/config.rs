@@ -139,8 +139,8 @@ impl Config {
             self.context_tokens,
         ];
         let fits = sizes.iter().all(|size| (1..1 << 24).contains(size))
-            && self.heads % self.kv_heads == 0
-            && self.head_dim % 2 == 0
+            && self.heads.is_multiple_of(self.kv_heads)
+            && self.head_dim.is_multiple_of(2)
             && self.rope_base.is_finite()
             && self.rope_base > 0.0
             && self.norm_epsilon.is_finite()

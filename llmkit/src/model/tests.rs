@@ -448,18 +448,18 @@ fn plain(config: &Config, weights: &Weights, tokens: &[u32]) -> Vec<Vec<f64>> {
     let mut out = Vec::new();
     for (position, &token) in tokens.iter().enumerate() {
         let mut x = embedding[token as usize].clone();
-        for n in 0..config.layers {
+        for (n, past) in past.iter_mut().enumerate() {
             let name = |part: &str| format!("blk.{n}.{part}.weight");
             let h = norm(&x, &vector(&name("attn_norm")));
             let mut q = product(&matrix(&name("attn_q")), &h);
             let mut k = product(&matrix(&name("attn_k")), &h);
             rope(&mut q, position);
             rope(&mut k, position);
-            past[n].push((k, product(&matrix(&name("attn_v")), &h)));
+            past.push((k, product(&matrix(&name("attn_v")), &h)));
             let mut mixed = vec![0.0; config.heads * d];
             for head in 0..config.heads {
                 let group = head * config.kv_heads / config.heads;
-                let scores: Vec<f64> = past[n]
+                let scores: Vec<f64> = past
                     .iter()
                     .map(|(k, _)| {
                         (0..d)
@@ -470,7 +470,7 @@ fn plain(config: &Config, weights: &Weights, tokens: &[u32]) -> Vec<Vec<f64>> {
                     .map(f64::exp)
                     .collect();
                 let total: f64 = scores.iter().sum();
-                for (score, (_, v)) in scores.iter().zip(&past[n]) {
+                for (score, (_, v)) in scores.iter().zip(past.iter()) {
                     (0..d).for_each(|i| mixed[head * d + i] += score / total * v[group * d + i]);
                 }
             }

@@ -148,17 +148,39 @@ fn a_resumed_file_whose_first_part_lied_is_fetched_anew() {
 }
 
 #[test]
-fn a_server_without_ranges_or_etag_is_asked_for_everything() {
-    let content = noise(400_000);
-    let served = content.clone();
-    let server = Server::start(move |asked| Reply {
-        cut_after: (asked.count == 0).then_some(200_000),
-        ..Reply::status(200).body(served.clone())
-    });
+fn a_server_without_etag_is_resumed_if_the_bytes_are_pinned() {
+    // One that knows ranges, and one that answers with everything again.
+    for knows_ranges in [true, false] {
+        let content = noise(400_000);
+        let served = content.clone();
+        let server = Server::start(move |asked| {
+            let mut reply = match knows_ranges {
+                true => Reply::file(asked, &served, "\"v\""),
+                false => Reply::status(200).body(served.clone()),
+            };
+            reply.headers.retain(|(name, _)| name != "ETag");
+            reply.cut_after = (asked.count == 0).then_some(200_000);
+            reply
+        });
+        let bench = Bench::new();
+        bench.download(&server.url, &pinned("f", &content)).unwrap();
+        assert_eq!(std::fs::read(&bench.part).unwrap(), content);
+        let headers = &server.asked()[1].headers;
+        assert!(headers.contains_key("range") && !headers.contains_key("if-range"));
+    }
+}
+
+#[test]
+fn a_part_that_is_whole_already_is_not_asked_for() {
+    let content = noise(1000);
+    let server = Server::start(|_| Reply::status(404));
     let bench = Bench::new();
-    bench.download(&server.url, &pinned("f", &content)).unwrap();
-    assert_eq!(std::fs::read(&bench.part).unwrap(), content);
-    assert!(!server.asked()[1].headers.contains_key("range"));
+    std::fs::write(&bench.part, &content).unwrap();
+    let json = format!("{{\"url\": \"{}/\", \"validator\": null}}", server.url);
+    std::fs::write(bench.folder.path().join("f.part.json"), json).unwrap();
+    let url = format!("{}/", server.url);
+    bench.download(&url, &pinned("f", &content)).unwrap();
+    assert!(server.asked().is_empty());
 }
 
 #[test]
