@@ -27,7 +27,12 @@ pub fn command(place: &Place, subcommand: &str) -> Command {
 /// Takes away what `cargo run` said of the lab's own package. Build scripts that watch these variables (ring's)
 /// would otherwise rebuild their crates whenever another package's program calls cargo.
 fn forget_outer_cargo(command: &mut Command) {
-    const OUTER: [&str; 4] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
+    const OUTER: [&str; 4] = [
+        "CARGO_PKG_",
+        "CARGO_MANIFEST_",
+        "CARGO_BIN_",
+        "CARGO_CRATE_",
+    ];
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if OUTER.iter().any(|prefix| text.starts_with(prefix)) {

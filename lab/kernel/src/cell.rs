@@ -26,8 +26,12 @@ pub fn instrument(code: &str, number: u64) -> Option<String> {
     let parsed = SourceFile::parse(&wrapped, Edition::Edition2024);
     let mut insertions: Vec<(usize, String)> = Vec::new();
     for node in parsed.syntax_node().descendants() {
-        let Some(expression) = ast::TryExpr::cast(node) else { continue };
-        let Some(operator) = expression.question_mark_token() else { continue };
+        let Some(expression) = ast::TryExpr::cast(node) else {
+            continue;
+        };
+        let Some(operator) = expression.question_mark_token() else {
+            continue;
+        };
         let at = usize::from(operator.text_range().start() - TextSize::of(wrapped_head));
         let line = line_of(code, start + at);
         insertions.push((start + at, format!(".{AT}({line})")));
@@ -51,13 +55,23 @@ fn body(code: &str) -> Option<(usize, &str)> {
     let mut start = 0;
     for line in code.split_inclusive('\n') {
         let text = line.trim();
-        if text.is_empty() || text.starts_with("//") || text.starts_with(':') || text.starts_with('!') || text.starts_with("#!") {
+        if text.is_empty()
+            || text.starts_with("//")
+            || text.starts_with(':')
+            || text.starts_with('!')
+            || text.starts_with("#!")
+        {
             start += line.len();
             continue;
         }
         let rest = &code[start..];
         let has_command = rest.lines().any(|line| line.starts_with([':', '!']));
-        return (!has_command).then(|| (start + line.len() - line.trim_start().len(), rest.trim_start()));
+        return (!has_command).then(|| {
+            (
+                start + line.len() - line.trim_start().len(),
+                rest.trim_start(),
+            )
+        });
     }
     None
 }
@@ -116,7 +130,11 @@ mod tests {
 
     #[test]
     fn question_marks_that_are_not_operators_stay() {
-        for code in ["println!(\"really?\");", "fn f<T: ?Sized>(_: &T) {}", "// why?\nlet x = 'a';"] {
+        for code in [
+            "println!(\"really?\");",
+            "fn f<T: ?Sized>(_: &T) {}",
+            "// why?\nlet x = 'a';",
+        ] {
             let out = instrument(code, 1).expect("has code");
             assert!(!out.contains(AT), "{out}");
         }
@@ -127,7 +145,10 @@ mod tests {
         assert_eq!(instrument(":vars", 1), None);
         assert_eq!(instrument("// only a comment\n", 1), None);
         assert_eq!(instrument("let x = 1;\n:vars", 1), None);
-        assert_eq!(instrument(":opt 2\nx", 3).as_deref(), Some(":opt 2\nllmkit_prelude::hooks::cell(3); x"));
+        assert_eq!(
+            instrument(":opt 2\nx", 3).as_deref(),
+            Some(":opt 2\nllmkit_prelude::hooks::cell(3); x")
+        );
     }
 
     #[test]

@@ -132,8 +132,11 @@ pub fn proxy() -> ExitCode {
 fn run_proxy() -> Result<ExitCode> {
     let frames = PathBuf::from(std::env::var_os(PROXY_VAR).context("no frame socket")?);
     let mut from_kernel = UnixStream::connect(&frames).context("connect to the kernel")?;
-    let frames = Arc::new(Mutex::new(from_kernel.try_clone().context("clone the frame socket")?));
-    let control_path = std::env::temp_dir().join(format!("llmkit-control-{}.sock", std::process::id()));
+    let frames = Arc::new(Mutex::new(
+        from_kernel.try_clone().context("clone the frame socket")?,
+    ));
+    let control_path =
+        std::env::temp_dir().join(format!("llmkit-control-{}.sock", std::process::id()));
     let _ = std::fs::remove_file(&control_path);
     let listener = UnixListener::bind(&control_path).context("open the control socket")?;
     let control: Arc<Mutex<Option<UnixStream>>> = Arc::default();
@@ -169,7 +172,10 @@ fn run_proxy() -> Result<ExitCode> {
         let control = control.clone();
         let stderr_busy = stderr_busy.clone();
         let frames = frames.clone();
-        let stderr_fd = stderr.as_fd().try_clone_to_owned().context("clone stderr")?;
+        let stderr_fd = stderr
+            .as_fd()
+            .try_clone_to_owned()
+            .context("clone stderr")?;
         move || {
             let mut byte = [0];
             while from_kernel.read_exact(&mut byte).is_ok() {
@@ -179,7 +185,9 @@ fn run_proxy() -> Result<ExitCode> {
                     }
                     drop(stderr_busy.lock());
                     let _ = send(&frames, &Frame::Pong);
-                } else if let Some(stream) = control.lock().ok().as_deref_mut().and_then(Option::as_mut) {
+                } else if let Some(stream) =
+                    control.lock().ok().as_deref_mut().and_then(Option::as_mut)
+                {
                     let _ = stream.write_all(&byte);
                 }
             }
@@ -192,7 +200,9 @@ fn run_proxy() -> Result<ExitCode> {
             let mut buffer = [0; 8192];
             while wait_readable(&stderr) {
                 let _busy = stderr_busy.lock();
-                let Ok(count @ 1..) = stderr.read(&mut buffer) else { break };
+                let Ok(count @ 1..) = stderr.read(&mut buffer) else {
+                    break;
+                };
                 pending.extend_from_slice(&buffer[..count]);
                 if let Some(text) = take_text(&mut pending) {
                     let _ = send(&frames, &Frame::Stderr(text));
@@ -205,7 +215,9 @@ fn run_proxy() -> Result<ExitCode> {
     let mut buffer = vec![0; 1 << 16];
     while let Ok(count @ 1..) = stdout.read(&mut buffer) {
         let mut events = filter.feed(&buffer[..count]);
-        if events.last() == Some(&Event::Protocol(COMPLETE_LINE.to_vec())) && request_flush(&control) {
+        if events.last() == Some(&Event::Protocol(COMPLETE_LINE.to_vec()))
+            && request_flush(&control)
+        {
             // What the cell left in its own buffer is in the pipe now.
             events.pop();
             while is_readable(&stdout) {
@@ -232,13 +244,22 @@ fn run_proxy() -> Result<ExitCode> {
         (None, None) => "unknown status".to_owned(),
     };
     let _ = send(&frames, &Frame::Exited(how));
-    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+    Ok(ExitCode::from(
+        status
+            .code()
+            .and_then(|code| u8::try_from(code).ok())
+            .unwrap_or(1),
+    ))
 }
 
 /// Asks the prelude to flush its stdout; false if there is no prelude yet or it does not answer in time.
 fn request_flush(control: &Mutex<Option<UnixStream>>) -> bool {
-    let Ok(mut control) = control.lock() else { return false };
-    let Some(stream) = control.as_mut() else { return false };
+    let Ok(mut control) = control.lock() else {
+        return false;
+    };
+    let Some(stream) = control.as_mut() else {
+        return false;
+    };
     let mut answer = [0];
     stream.write_all(&[FLUSH]).is_ok() && stream.read_exact(&mut answer).is_ok()
 }
@@ -255,7 +276,11 @@ fn wait_readable(stream: &impl AsRawFd) -> bool {
 
 #[allow(unsafe_code)]
 fn poll(stream: &impl AsRawFd, milliseconds: i32) -> i16 {
-    let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let mut poll = libc::pollfd {
+        fd: stream.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
     // SAFETY: one pollfd, on the stack, for the length of the call.
     let ready = unsafe { libc::poll(&raw mut poll, 1, milliseconds) };
     if ready == 1 { poll.revents } else { 0 }
@@ -263,7 +288,9 @@ fn poll(stream: &impl AsRawFd, milliseconds: i32) -> i16 {
 
 /// Sends one frame whole. A kernel that no longer listens is not an error of the cell's.
 fn send(frames: &Mutex<UnixStream>, frame: &Frame) -> Result<()> {
-    let mut stream = frames.lock().map_err(|_| anyhow::anyhow!("the frame socket's lock is poisoned"))?;
+    let mut stream = frames
+        .lock()
+        .map_err(|_| anyhow::anyhow!("the frame socket's lock is poisoned"))?;
     match stream.write_all(&frame.encode()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("send a frame"),
         _ => Ok(()),
@@ -328,7 +355,10 @@ impl Filter {
     fn line(&mut self, mut line: Vec<u8>, events: &mut Vec<Event>) {
         if let Some((mime, mut content)) = self.block.take() {
             if line == END_LINE {
-                events.push(Event::Block(mime, String::from_utf8_lossy(&content).into_owned()));
+                events.push(Event::Block(
+                    mime,
+                    String::from_utf8_lossy(&content).into_owned(),
+                ));
                 return;
             }
             if line != PANIC_LINE {
@@ -355,9 +385,14 @@ impl Filter {
             if mime > 0 {
                 push_text(events, String::from_utf8_lossy(&line[..mime]).into_owned());
             }
-            let mime = String::from_utf8_lossy(&line[mime + BEGIN_LINE.len()..]).trim().to_owned();
+            let mime = String::from_utf8_lossy(&line[mime + BEGIN_LINE.len()..])
+                .trim()
+                .to_owned();
             self.block = Some((mime, Vec::new()));
-        } else if line.starts_with(CHANGED_TYPE_LINE) || line.starts_with(b"EVCXR_GET_INPUT") || line.starts_with(b"EVCXR_INPUT") {
+        } else if line.starts_with(CHANGED_TYPE_LINE)
+            || line.starts_with(b"EVCXR_GET_INPUT")
+            || line.starts_with(b"EVCXR_INPUT")
+        {
             events.push(Event::Protocol(line));
         } else {
             line.push(b'\n');
@@ -369,10 +404,16 @@ impl Filter {
     fn finish(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         if let Some((mime, content)) = self.block.take() {
-            push_text(&mut events, format!("[display of {mime} cut short: {} bytes]\n", content.len()));
+            push_text(
+                &mut events,
+                format!("[display of {mime} cut short: {} bytes]\n", content.len()),
+            );
         }
         if !self.pending.is_empty() {
-            push_text(&mut events, String::from_utf8_lossy(&self.pending).into_owned());
+            push_text(
+                &mut events,
+                String::from_utf8_lossy(&self.pending).into_owned(),
+            );
             self.pending.clear();
         }
         events
@@ -387,13 +428,15 @@ fn push_text(events: &mut Vec<Event>, text: String) {
 }
 
 fn find(line: &[u8], marker: &[u8]) -> Option<usize> {
-    line.windows(marker.len()).position(|window| window == marker)
+    line.windows(marker.len())
+        .position(|window| window == marker)
 }
 
 /// Whether an incomplete line may yet turn out to end in, or be, a protocol line.
 fn may_be_protocol(pending: &[u8]) -> bool {
     const START: &[u8] = b"EVCXR_";
-    find(pending, START).is_some() || (1..START.len()).any(|length| pending.ends_with(&START[..length]))
+    find(pending, START).is_some()
+        || (1..START.len()).any(|length| pending.ends_with(&START[..length]))
 }
 
 /// Takes the valid UTF-8 at the front, leaving a character that is cut in two for later.
@@ -404,7 +447,8 @@ fn take_text(pending: &mut Vec<u8>) -> Option<String> {
         Err(error) if error.error_len().is_some() => pending.len(),
         Err(error) => error.valid_up_to(),
     };
-    (valid > 0).then(|| String::from_utf8_lossy(&pending.drain(..valid).collect::<Vec<_>>()).into_owned())
+    (valid > 0)
+        .then(|| String::from_utf8_lossy(&pending.drain(..valid).collect::<Vec<_>>()).into_owned())
 }
 
 /// The command evcxr is to start instead of the cell process.
@@ -436,7 +480,10 @@ mod tests {
         let mut filter = Filter::default();
         assert_eq!(filter.feed(b"50 %\r"), [text("50 %\r")]);
         assert_eq!(filter.feed(b"doneEVC"), []);
-        assert_eq!(filter.feed(b"XR_EXECUTION_COMPLETE\n"), [text("done"), Event::Protocol(COMPLETE_LINE.to_vec())]);
+        assert_eq!(
+            filter.feed(b"XR_EXECUTION_COMPLETE\n"),
+            [text("done"), Event::Protocol(COMPLETE_LINE.to_vec())]
+        );
     }
 
     #[test]
@@ -444,7 +491,11 @@ mod tests {
         let mut filter = Filter::default();
         assert_eq!(
             filter.feed(b"x=EVCXR_BEGIN_CONTENT text/html\n<b>\n\n</b>\nEVCXR_END_CONTENT\ny\n"),
-            [text("x="), Event::Block("text/html".into(), "<b>\n\n</b>".into()), text("y\n")]
+            [
+                text("x="),
+                Event::Block("text/html".into(), "<b>\n\n</b>".into()),
+                text("y\n")
+            ]
         );
     }
 
@@ -474,8 +525,11 @@ mod tests {
 
     #[test]
     fn frames_survive_the_wire() {
-        let frames =
-            [Frame::Stdout("a\nb".into()), Frame::Block("text/plain".into(), "x\ny".into()), Frame::Exited("exit code 3".into())];
+        let frames = [
+            Frame::Stdout("a\nb".into()),
+            Frame::Block("text/plain".into(), "x\ny".into()),
+            Frame::Exited("exit code 3".into()),
+        ];
         let bytes: Vec<u8> = frames.iter().flat_map(Frame::encode).collect();
         let mut bytes = bytes.as_slice();
         for frame in frames {

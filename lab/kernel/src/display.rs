@@ -18,7 +18,6 @@ pub fn insert(bundle: &mut Bundle, mime: String, content: String) {
     bundle.insert(mime, value);
 }
 
-
 /// A progress bar: label, share, rate and time left. The state itself goes along for headless runners.
 pub fn progress(state: &Value) -> Bundle {
     let number = |name: &str| state[name].as_f64().unwrap_or(0.0);
@@ -29,7 +28,11 @@ pub fn progress(state: &Value) -> Bundle {
     let rate = done / seconds.max(1e-9);
     let mut line = amount(done, unit);
     if total > 0.0 {
-        line += &format!(" of {} ({:.0} %)", amount(total, unit), 100.0 * done / total);
+        line += &format!(
+            " of {} ({:.0} %)",
+            amount(total, unit),
+            100.0 * done / total
+        );
     }
     line += &format!(" · {}/s", amount(rate, unit));
     if finished {
@@ -37,8 +40,16 @@ pub fn progress(state: &Value) -> Bundle {
     } else if total > done && rate > 0.0 {
         line += &format!(" · {:.0} s left", (total - done) / rate);
     }
-    let share = if total > 0.0 { format!("value=\"{done}\" max=\"{total}\"") } else { String::new() };
-    let bar = if finished { "✓".to_owned() } else { format!("<progress {share} style=\"width:16em;vertical-align:middle\"></progress>") };
+    let share = if total > 0.0 {
+        format!("value=\"{done}\" max=\"{total}\"")
+    } else {
+        String::new()
+    };
+    let bar = if finished {
+        "✓".to_owned()
+    } else {
+        format!("<progress {share} style=\"width:16em;vertical-align:middle\"></progress>")
+    };
     let html = format!(
         "<div style=\"font-variant-numeric:tabular-nums\">{bar} <b>{}</b> {}</div>",
         escape(label),
@@ -63,7 +74,10 @@ fn amount(value: f64, unit: &str) -> String {
 
 /// Text made safe for HTML.
 pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -74,8 +88,15 @@ mod tests {
     fn a_bar_shows_share_rate_and_time_left() {
         let state = json!({ "id": 1, "label": "a<b", "done": 50, "total": 200, "unit": "tokens", "seconds": 5.0, "finished": false });
         let bundle = progress(&state);
-        assert_eq!(bundle["text/plain"], "a<b: 50 tokens of 200 tokens (25 %) · 10 tokens/s · 15 s left");
-        assert!(bundle["text/html"].as_str().is_some_and(|html| html.contains("a&lt;b")));
+        assert_eq!(
+            bundle["text/plain"],
+            "a<b: 50 tokens of 200 tokens (25 %) · 10 tokens/s · 15 s left"
+        );
+        assert!(
+            bundle["text/html"]
+                .as_str()
+                .is_some_and(|html| html.contains("a&lt;b"))
+        );
     }
 
     #[test]

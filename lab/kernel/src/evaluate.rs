@@ -103,7 +103,10 @@ impl Interrupter {
             loop {
                 std::thread::sleep(Duration::from_millis(20));
                 let mut running = locked(&this.running);
-                let Some(running) = running.as_mut().filter(|running| running.number == number) else { return };
+                let Some(running) = running.as_mut().filter(|running| running.number == number)
+                else {
+                    return;
+                };
                 // While the cell is still being compiled there is nothing to end.
                 if !locked(&this.cell).has_begun {
                     waited = Instant::now();
@@ -123,7 +126,9 @@ impl Interrupter {
     }
 
     fn send(&self, byte: u8) -> bool {
-        locked(&self.proxy).as_mut().is_some_and(|stream| stream.write_all(&[byte]).is_ok())
+        locked(&self.proxy)
+            .as_mut()
+            .is_some_and(|stream| stream.write_all(&[byte]).is_ok())
     }
 }
 
@@ -142,7 +147,9 @@ pub struct Evaluator {
 impl Evaluator {
     /// Starts evcxr with the snapshot's prelude; takes seconds.
     pub fn new() -> Result<Evaluator> {
-        let directory = tempfile::Builder::new().prefix("llmkit-kernel-").tempdir()?;
+        let directory = tempfile::Builder::new()
+            .prefix("llmkit-kernel-")
+            .tempdir()?;
         let socket = directory.path().join("frames.sock");
         let listener = UnixListener::bind(&socket).context("open the frame socket")?;
         let cell = Shared::default();
@@ -155,7 +162,9 @@ impl Evaluator {
         let (context, outputs) = EvalContext::with_subprocess_command(child::command(&socket)?)
             .map_err(|error| anyhow!("cannot start evcxr: {error}"))?;
         let mut context = CommandContext::with_eval_context(context);
-        context.execute(crate::snapshot::PRELUDE).map_err(|error| anyhow!("the prelude does not compile: {error}"))?;
+        context
+            .execute(crate::snapshot::PRELUDE)
+            .map_err(|error| anyhow!("the prelude does not compile: {error}"))?;
         let interrupter = Interrupter {
             proxy,
             process: context.process_handle(),
@@ -176,9 +185,13 @@ impl Evaluator {
     /// Makes the first cells fast: has rust-analyzer infer types through llmkit and the libraries, and loads the
     /// shared library into the cell process. Leaves no variable behind.
     pub fn warm_up(&mut self) {
-        let _ = self.context.execute("let warm_up__ = (vec![1.5f64], String::from(\"a\"));");
+        let _ = self
+            .context
+            .execute("let warm_up__ = (vec![1.5f64], String::from(\"a\"));");
         // Moved out, so that it is gone; and the first `?`, which costs evcxr a second compilation.
-        let _ = self.context.execute("drop(warm_up__); Ok::<(), String>(())?;");
+        let _ = self
+            .context
+            .execute("drop(warm_up__); Ok::<(), String>(())?;");
         let code = "let tensor = Tensor::zeros((2, 2), DType::F32, &Device::Cpu); let frame = df!(\"a\" => [1]);\
                     let lazy = frame.unwrap().lazy().collect();";
         let _ = self.context.check(code);
@@ -194,8 +207,15 @@ impl Evaluator {
     pub fn execute(&mut self, code: &str, sink: Sink) -> Result<Option<Bundle>, Failure> {
         self.count += 1;
         let number = self.count;
-        *locked(&self.cell) = Cell { sink: Some(sink), ..Cell::default() };
-        *locked(&self.interrupter.running) = Some(Running { number, is_interrupted: false, is_killed: false });
+        *locked(&self.cell) = Cell {
+            sink: Some(sink),
+            ..Cell::default()
+        };
+        *locked(&self.interrupter.running) = Some(Running {
+            number,
+            is_interrupted: false,
+            is_killed: false,
+        });
         self.interrupter.send(child::RESET);
         while self.pongs.try_recv().is_ok() {}
         let before: Vec<String> = self.variables();
@@ -205,10 +225,14 @@ impl Evaluator {
 
         let (is_interrupted, is_killed) = locked(&self.interrupter.running)
             .take()
-            .map_or((false, false), |running| (running.is_interrupted, running.is_killed));
+            .map_or((false, false), |running| {
+                (running.is_interrupted, running.is_killed)
+            });
         let mut cell = std::mem::take(&mut *locked(&self.cell));
         let failure = match outcome {
-            Err(error) => Some(self.explain(&error, code, &cell, is_interrupted, is_killed, &before)),
+            Err(error) => {
+                Some(self.explain(&error, code, &cell, is_interrupted, is_killed, &before))
+            }
             Ok(_) if cell.panicked => Some(self.explain_panic(&cell, code, number)),
             Ok(_) if cell.returned_error => Some(explain_error(&mut cell, code)),
             Ok(outputs) => {
@@ -230,22 +254,36 @@ impl Evaluator {
     }
 
     fn evaluate(&mut self, code: &str, number: u64) -> Result<EvalOutputs, evcxr::Error> {
-        if let Some(help) = code.trim().strip_prefix(":help").filter(|rest| rest.trim().is_empty()) {
+        if let Some(help) = code
+            .trim()
+            .strip_prefix(":help")
+            .filter(|rest| rest.trim().is_empty())
+        {
             let _ = help;
             let mut outputs = self.context.execute(":help")?;
-            let text = outputs.content_by_mime_type.remove("text/plain").unwrap_or_default();
+            let text = outputs
+                .content_by_mime_type
+                .remove("text/plain")
+                .unwrap_or_default();
             outputs.content_by_mime_type.remove("text/html");
-            outputs.content_by_mime_type.insert("text/plain".to_owned(), format!("{HELP}\n{text}"));
+            outputs
+                .content_by_mime_type
+                .insert("text/plain".to_owned(), format!("{HELP}\n{text}"));
             return Ok(outputs);
         }
-        if code.lines().any(|line| line.trim_start().starts_with(":dep ")) {
+        if code
+            .lines()
+            .any(|line| line.trim_start().starts_with(":dep "))
+        {
             let note = "llmkit: a crate of your own has to be compiled for this notebook; that can take minutes\n";
             locked(&self.cell).emit(Event::Stream("stderr", note.to_owned()));
         }
         match crate::cell::instrument(code, number) {
             Some(instrumented) => match self.context.execute(&instrumented) {
                 // Show the compiler's words about the user's own code, or run it if only our insertions were at fault.
-                Err(evcxr::Error::CompilationErrors(_) | evcxr::Error::Message(_)) => self.context.execute(code),
+                Err(evcxr::Error::CompilationErrors(_) | evcxr::Error::Message(_)) => {
+                    self.context.execute(code)
+                }
                 outcome => outcome,
             },
             None => self.context.execute(code),
@@ -260,7 +298,11 @@ impl Evaluator {
     }
 
     fn variables(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.context.variables_and_types().map(|(name, _)| name.to_owned()).collect();
+        let mut names: Vec<String> = self
+            .context
+            .variables_and_types()
+            .map(|(name, _)| name.to_owned())
+            .collect();
         names.sort();
         names
     }
@@ -280,16 +322,28 @@ impl Evaluator {
         } else {
             lines_in_cell(backtrace).find_map(line_in_cell)
         };
-        let name = if report["interrupted"].as_bool().unwrap_or(false) { "Interrupted" } else { "panic" };
+        let name = if report["interrupted"].as_bool().unwrap_or(false) {
+            "Interrupted"
+        } else {
+            "panic"
+        };
         let mut traceback = headline(name, message, line, code);
         if !is_in_cell && !file.is_empty() {
-            let short = file.rsplit_once("/registry/src/").map_or(file, |(_, rest)| rest.split_once('/').map_or(rest, |(_, rest)| rest));
+            let short = file
+                .rsplit_once("/registry/src/")
+                .map_or(file, |(_, rest)| {
+                    rest.split_once('/').map_or(rest, |(_, rest)| rest)
+                });
             traceback.push(format!("  raised in {short}:{}", report["line"]));
         }
         if let Some(frames) = folded(backtrace) {
             traceback.push(frames);
         }
-        Failure { name: name.to_owned(), message: short(message, line), traceback }
+        Failure {
+            name: name.to_owned(),
+            message: short(message, line),
+            traceback,
+        }
     }
 
     fn explain(
@@ -306,9 +360,12 @@ impl Evaluator {
             names => format!("these variables were lost: {}", names.join(", ")),
         };
         match error {
-            evcxr::Error::CompilationErrors(errors) => crate::explain::compile_failure(errors, code),
+            evcxr::Error::CompilationErrors(errors) => {
+                crate::explain::compile_failure(errors, code)
+            }
             evcxr::Error::SubprocessTerminated(_) if is_killed => {
-                let message = format!("the cell did not stop by itself and its process was ended; {lost}");
+                let message =
+                    format!("the cell did not stop by itself and its process was ended; {lost}");
                 Failure {
                     traceback: headline("Interrupted", &message, None, code),
                     name: "Interrupted".to_owned(),
@@ -322,12 +379,24 @@ impl Evaluator {
                 if !cell.last_stderr.trim().is_empty() {
                     traceback.push(cell.last_stderr.trim().to_owned());
                 }
-                Failure { name: "process ended".to_owned(), message, traceback }
+                Failure {
+                    name: "process ended".to_owned(),
+                    message,
+                    traceback,
+                }
             }
             other => {
-                let name = if is_interrupted { "Interrupted" } else { "error" };
+                let name = if is_interrupted {
+                    "Interrupted"
+                } else {
+                    "error"
+                };
                 let message = other.to_string();
-                Failure { traceback: headline(name, &message, None, code), name: name.to_owned(), message: short(&message, None) }
+                Failure {
+                    traceback: headline(name, &message, None, code),
+                    name: name.to_owned(),
+                    message: short(&message, None),
+                }
             }
         }
     }
@@ -360,8 +429,16 @@ fn explain_error(cell: &mut Cell, code: &str) -> Failure {
         None => cell.last_stderr.trim().to_owned(),
     };
     let line = cell.error_line.and_then(|line| usize::try_from(line).ok());
-    let name = if message.starts_with("interrupted:") { "Interrupted" } else { "error" };
-    Failure { name: name.to_owned(), message: short(&message, line), traceback: headline(name, &message, line, code) }
+    let name = if message.starts_with("interrupted:") {
+        "Interrupted"
+    } else {
+        "error"
+    };
+    Failure {
+        name: name.to_owned(),
+        message: short(&message, line),
+        traceback: headline(name, &message, line, code),
+    }
 }
 
 /// The short form of a failure: first line, and where.
@@ -379,8 +456,13 @@ const RESET: &str = "\u{1b}[0m";
 
 fn headline(name: &str, message: &str, line: Option<usize>, code: &str) -> Vec<String> {
     let mut lines = vec![format!("{RED}{name}{RESET}: {message}")];
-    if let Some((line, quoted)) = line.and_then(|line| Some((line, crate::cell::quote(code, line)?))) {
-        lines.push(format!("{BOLD}--> line {line}{RESET} | {}", quoted.trim_end()));
+    if let Some((line, quoted)) =
+        line.and_then(|line| Some((line, crate::cell::quote(code, line)?)))
+    {
+        lines.push(format!(
+            "{BOLD}--> line {line}{RESET} | {}",
+            quoted.trim_end()
+        ));
     }
     lines
 }
@@ -389,7 +471,11 @@ fn headline(name: &str, message: &str, line: Option<usize>, code: &str) -> Vec<S
 fn lines_in_cell(backtrace: &str) -> impl Iterator<Item = u64> + '_ {
     backtrace.lines().filter_map(|line| {
         let (_, position) = line.split_once("src/lib.rs:")?;
-        line.trim_start().strip_prefix("at ")?.strip_suffix(position)?.ends_with("/src/lib.rs:").then_some(())?;
+        line.trim_start()
+            .strip_prefix("at ")?
+            .strip_suffix(position)?
+            .ends_with("/src/lib.rs:")
+            .then_some(())?;
         if line.contains("/library/") || line.contains("/registry/") {
             return None;
         }
@@ -401,24 +487,48 @@ fn lines_in_cell(backtrace: &str) -> impl Iterator<Item = u64> + '_ {
 fn folded(backtrace: &str) -> Option<String> {
     let names: Vec<&str> = backtrace
         .lines()
-        .filter_map(|line| line.trim_start().split_once(": ").filter(|(number, _)| number.parse::<u32>().is_ok()))
+        .filter_map(|line| {
+            line.trim_start()
+                .split_once(": ")
+                .filter(|(number, _)| number.parse::<u32>().is_ok())
+        })
         .map(|(_, name)| name)
         .skip_while(|name| !name.contains("panicking::") && !name.contains("rust_begin_unwind"))
         .skip_while(|name| {
-            ["panicking", "rust_begin_unwind", "core::option", "core::result", "core::slice", "alloc::", "<alloc::", "<usize as", "core::ops", "<core::"]
-                .iter()
-                .any(|machinery| name.contains(machinery))
+            [
+                "panicking",
+                "rust_begin_unwind",
+                "core::option",
+                "core::result",
+                "core::slice",
+                "alloc::",
+                "<alloc::",
+                "<usize as",
+                "core::ops",
+                "<core::",
+            ]
+            .iter()
+            .any(|machinery| name.contains(machinery))
         })
-        .take_while(|name| !name.starts_with("run_user_code") && !name.contains("ctx::") && !name.contains("evcxr"))
+        .take_while(|name| {
+            !name.starts_with("run_user_code") && !name.contains("ctx::") && !name.contains("evcxr")
+        })
         .take(8)
         .collect();
     (!names.is_empty()).then(|| format!("  through {}", names.join("\n          ")))
 }
 
 /// Reads frames of one cell process after another (a new one connects when the old one ended).
-fn collect(listener: &UnixListener, cell: &Shared, proxy: &Mutex<Option<UnixStream>>, pong: &Sender<()>) {
+fn collect(
+    listener: &UnixListener,
+    cell: &Shared,
+    proxy: &Mutex<Option<UnixStream>>,
+    pong: &Sender<()>,
+) {
     while let Ok((stream, _)) = listener.accept() {
-        let Ok(writer) = stream.try_clone() else { continue };
+        let Ok(writer) = stream.try_clone() else {
+            continue;
+        };
         *locked(proxy) = Some(writer);
         let (sender, frames) = channel();
         std::thread::spawn(move || {
@@ -491,10 +601,17 @@ impl Cell {
 
     /// Shows what has waited long enough.
     fn tick(&mut self) {
-        if self.bundle_since.is_some_and(|since| since.elapsed() >= DISPLAY_PAUSE) {
+        if self
+            .bundle_since
+            .is_some_and(|since| since.elapsed() >= DISPLAY_PAUSE)
+        {
             self.flush();
         }
-        if self.held.as_ref().is_some_and(|(_, since)| since.elapsed() >= DISPLAY_PAUSE) {
+        if self
+            .held
+            .as_ref()
+            .is_some_and(|(_, since)| since.elapsed() >= DISPLAY_PAUSE)
+        {
             self.release();
         }
     }

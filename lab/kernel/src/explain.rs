@@ -11,12 +11,24 @@ const MAX_REPORTS: usize = 5;
 pub fn compile_failure(errors: &[CompilationError], code: &str) -> Failure {
     let mut traceback = Vec::new();
     let mut message = None;
-    let errors: Vec<&CompilationError> = errors.iter().filter(|error| error.level() != "warning").collect();
+    let errors: Vec<&CompilationError> = errors
+        .iter()
+        .filter(|error| error.level() != "warning")
+        .collect();
     for error in errors.iter().take(MAX_REPORTS) {
-        let line = error.primary_spanned_message().and_then(|spanned| spanned.span).map(|span| span.start_line);
-        let code_tag = error.code().map(|code| format!("[{code}]")).unwrap_or_default();
+        let line = error
+            .primary_spanned_message()
+            .and_then(|spanned| spanned.span)
+            .map(|span| span.start_line);
+        let code_tag = error
+            .code()
+            .map(|code| format!("[{code}]"))
+            .unwrap_or_default();
         message.get_or_insert_with(|| match line {
-            Some(line) => format!("error{code_tag}: {} (line {line} of the cell)", error.message()),
+            Some(line) => format!(
+                "error{code_tag}: {} (line {line} of the cell)",
+                error.message()
+            ),
             None => format!("error{code_tag}: {}", error.message()),
         });
         traceback.extend(report(error, code));
@@ -36,8 +48,14 @@ fn report(error: &CompilationError, code: &str) -> Vec<String> {
     const NAME: &str = "cell";
     if let Some(report) = error.build_report(NAME.to_owned(), code.to_owned(), Theme::Light) {
         let mut text = Vec::new();
-        if report.write((NAME.to_owned(), ariadne_source(code)), &mut text).is_ok() {
-            let mut lines: Vec<String> = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
+        if report
+            .write((NAME.to_owned(), ariadne_source(code)), &mut text)
+            .is_ok()
+        {
+            let mut lines: Vec<String> = String::from_utf8_lossy(&text)
+                .lines()
+                .map(str::to_owned)
+                .collect();
             lines.extend(error.help().into_iter().map(|help| format!("help: {help}")));
             return lines;
         }
@@ -48,7 +66,12 @@ fn report(error: &CompilationError, code: &str) -> Vec<String> {
         if let Some(span) = &spanned.span {
             let from = span.start_column.saturating_sub(1);
             let width = span.end_column.saturating_sub(span.start_column).max(1);
-            lines.push(format!("{}{} {}", " ".repeat(from), "^".repeat(width), spanned.label));
+            lines.push(format!(
+                "{}{} {}",
+                " ".repeat(from),
+                "^".repeat(width),
+                spanned.label
+            ));
         } else {
             lines.push(spanned.label.clone());
         }

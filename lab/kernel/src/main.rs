@@ -40,7 +40,9 @@ impl Arguments {
     }
 
     fn path(&self, name: &str) -> Result<PathBuf> {
-        let value = self.value(name).with_context(|| format!("missing argument {name}"))?;
+        let value = self
+            .value(name)
+            .with_context(|| format!("missing argument {name}"))?;
         std::path::absolute(value).with_context(|| format!("{name} {value}"))
     }
 }
@@ -49,7 +51,9 @@ fn main() -> ExitCode {
     // Roles chosen by name or environment come first: they run many times a cell and must start in a millisecond.
     let mut arguments = std::env::args();
     let called_as = arguments.next().unwrap_or_default();
-    let name = Path::new(&called_as).file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = Path::new(&called_as)
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
     match name.as_deref() {
         Some("cargo") => return shim::cargo(arguments.collect()),
         Some("rustup") => return shim::rustup(arguments.collect()),
@@ -74,14 +78,25 @@ fn main() -> ExitCode {
 
 fn run(role: Option<&str>, arguments: &Arguments) -> Result<ExitCode> {
     match role {
-        Some("kernel") => spare::launch(&arguments.path("--repo")?, &arguments.path("--connection-file")?),
-        Some("stock") => stock(&arguments.path("--repo")?, &arguments.path("--connection-file")?),
+        Some("kernel") => spare::launch(
+            &arguments.path("--repo")?,
+            &arguments.path("--connection-file")?,
+        ),
+        Some("stock") => stock(
+            &arguments.path("--repo")?,
+            &arguments.path("--connection-file")?,
+        ),
         Some("spare") => spare::serve(&arguments.path("--repo")?, arguments.is_set("--detach")),
         // What `stock` starts: evcxr_jupyter's own command line.
         Some("--control_file") => evcxr_jupyter::main().map(|()| ExitCode::SUCCESS),
         Some("profile") => profile(&arguments.path("--repo")?),
-        Some("snapshot") => snapshot::command(&arguments.path("--repo")?, arguments.is_set("--check")),
-        _ => bail!("expected kernel, stock, spare or snapshot; got {}", role.unwrap_or("nothing")),
+        Some("snapshot") => {
+            snapshot::command(&arguments.path("--repo")?, arguments.is_set("--check"))
+        }
+        _ => bail!(
+            "expected kernel, stock, spare or snapshot; got {}",
+            role.unwrap_or("nothing")
+        ),
     }
 }
 
@@ -109,7 +124,10 @@ fn profile(repo: &Path) -> Result<ExitCode> {
         "println!(\"{}\", a);",
     ] {
         let outcome = evaluator.execute(code, Box::new(|_| {}));
-        lap(&format!("{code}{}", if outcome.is_ok() { "" } else { "  FAILED" }));
+        lap(&format!(
+            "{code}{}",
+            if outcome.is_ok() { "" } else { "  FAILED" }
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -34,15 +34,27 @@ const SEEN: &[&str] = &[
 /// Builds the reduced graph of `repo`, as `cargo metadata` would print it for the prelude alone.
 pub fn graph(snapshot: &Snapshot, repo: &Path) -> Result<String> {
     let output = crate::shim::restored(&snapshot.cargo)
-        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", &snapshot.target])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--locked",
+            "--offline",
+            "--filter-platform",
+            &snapshot.target,
+        ])
         .current_dir(repo)
         .stdin(Stdio::null())
         .output()
         .context("run cargo metadata")?;
     if !output.status.success() {
-        bail!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "cargo metadata: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
-    let mut graph: Value = serde_json::from_slice(&output.stdout).context("parse cargo metadata")?;
+    let mut graph: Value =
+        serde_json::from_slice(&output.stdout).context("parse cargo metadata")?;
     let mut kept = Vec::new();
     if let Some(packages) = graph["packages"].as_array_mut() {
         packages.retain(|package| SEEN.iter().any(|name| package["name"] == *name));
@@ -51,13 +63,20 @@ pub fn graph(snapshot: &Snapshot, repo: &Path) -> Result<String> {
             redirect(package, repo, &snapshot.directory.join("src"))?;
             // rust-analyzer looks at libraries only; tests and examples would be read for nothing.
             if let Some(targets) = package["targets"].as_array_mut() {
-                targets.retain(|target| target["kind"].as_array().is_some_and(|kinds| {
-                    kinds.iter().any(|kind| matches!(kind.as_str(), Some("lib" | "rlib" | "dylib")))
-                }));
+                targets.retain(|target| {
+                    target["kind"].as_array().is_some_and(|kinds| {
+                        kinds
+                            .iter()
+                            .any(|kind| matches!(kind.as_str(), Some("lib" | "rlib" | "dylib")))
+                    })
+                });
             }
         }
     }
-    let nodes = graph["resolve"]["nodes"].as_array().cloned().unwrap_or_default();
+    let nodes = graph["resolve"]["nodes"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     let nodes: Vec<Value> = nodes
         .into_iter()
         .filter(|node| kept.contains(&node["id"]))
@@ -71,18 +90,26 @@ pub fn graph(snapshot: &Snapshot, repo: &Path) -> Result<String> {
             node
         })
         .collect();
-    Ok(serde_json::to_string(&json!({ "packages": graph["packages"], "nodes": nodes }))?)
+    Ok(serde_json::to_string(
+        &json!({ "packages": graph["packages"], "nodes": nodes }),
+    )?)
 }
 
 /// Points a workspace package at the snapshot's copy of its sources.
 fn redirect(package: &mut Value, repo: &Path, copies: &Path) -> Result<()> {
     let move_path = |value: &mut Value| {
-        if let Some(inside) = value.as_str().and_then(|path| Path::new(path).strip_prefix(repo).ok()) {
+        if let Some(inside) = value
+            .as_str()
+            .and_then(|path| Path::new(path).strip_prefix(repo).ok())
+        {
             *value = json!(copies.join(inside));
         }
     };
     move_path(&mut package["manifest_path"]);
-    for target in package["targets"].as_array_mut().context("a package has targets")? {
+    for target in package["targets"]
+        .as_array_mut()
+        .context("a package has targets")?
+    {
         move_path(&mut target["src_path"]);
     }
     Ok(())
@@ -90,8 +117,15 @@ fn redirect(package: &mut Value, repo: &Path, copies: &Path) -> Result<()> {
 
 /// `cargo metadata` for a cell's crate: itself, its own dependencies if it has any, and the reduced graph.
 pub fn answer(snapshot: &Snapshot, arguments: &[String]) -> Result<ExitCode> {
-    let manifest = match arguments.iter().position(|argument| argument == "--manifest-path") {
-        Some(at) => PathBuf::from(arguments.get(at + 1).context("--manifest-path has no value")?),
+    let manifest = match arguments
+        .iter()
+        .position(|argument| argument == "--manifest-path")
+    {
+        Some(at) => PathBuf::from(
+            arguments
+                .get(at + 1)
+                .context("--manifest-path has no value")?,
+        ),
         None => std::path::absolute("Cargo.toml")?,
     };
     let directory = manifest.parent().context("a manifest has a directory")?;
@@ -141,13 +175,20 @@ fn cell_alone(directory: &Path) -> Value {
 /// Adds the reduced graph and the edges from the cell to the crates it can name.
 fn add_graph(metadata: &mut Value, snapshot: &Snapshot) -> Result<()> {
     let path = snapshot.directory.join("metadata.json");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    let graph: Value = serde_json::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let graph: Value =
+        serde_json::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
     let root = metadata["workspace_members"][0].clone();
-    let known: Vec<Value> = packages(metadata).map(|package| package["id"].clone()).collect();
+    let known: Vec<Value> = packages(metadata)
+        .map(|package| package["id"].clone())
+        .collect();
     let mut edges = Vec::new();
     for package in packages(&graph) {
-        let name = package["name"].as_str().unwrap_or_default().replace('-', "_");
+        let name = package["name"]
+            .as_str()
+            .unwrap_or_default()
+            .replace('-', "_");
         if snapshot.externs.contains_key(&name) {
             edges.push(json!({
                 "name": name, "pkg": package["id"], "dep_kinds": [{ "kind": null, "target": null }],
@@ -156,11 +197,20 @@ fn add_graph(metadata: &mut Value, snapshot: &Snapshot) -> Result<()> {
     }
     extend(&mut metadata["packages"], &graph["packages"], &known);
     extend(&mut metadata["resolve"]["nodes"], &graph["nodes"], &known);
-    for node in metadata["resolve"]["nodes"].as_array_mut().context("metadata has nodes")? {
+    for node in metadata["resolve"]["nodes"]
+        .as_array_mut()
+        .context("metadata has nodes")?
+    {
         if node["id"] == root {
             for edge in &edges {
-                node["deps"].as_array_mut().context("a node has deps")?.push(edge.clone());
-                node["dependencies"].as_array_mut().context("a node has dependencies")?.push(edge["pkg"].clone());
+                node["deps"]
+                    .as_array_mut()
+                    .context("a node has deps")?
+                    .push(edge.clone());
+                node["dependencies"]
+                    .as_array_mut()
+                    .context("a node has dependencies")?
+                    .push(edge["pkg"].clone());
             }
         }
     }
@@ -173,6 +223,10 @@ fn packages(metadata: &Value) -> impl Iterator<Item = &Value> {
 
 fn extend(to: &mut Value, from: &Value, known: &[Value]) {
     if let (Some(to), Some(from)) = (to.as_array_mut(), from.as_array()) {
-        to.extend(from.iter().filter(|item| !known.contains(&item["id"])).cloned());
+        to.extend(
+            from.iter()
+                .filter(|item| !known.contains(&item["id"]))
+                .cloned(),
+        );
     }
 }

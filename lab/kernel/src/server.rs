@@ -24,9 +24,21 @@ pub type MakeEvaluator = Box<dyn FnOnce(&dyn Fn(String)) -> Result<Evaluator> + 
 
 /// Work for the evaluator's thread.
 enum Job {
-    Execute { code: String, events: mpsc::UnboundedSender<Event>, reply: oneshot::Sender<Result<Option<Bundle>, Failure>> },
-    Complete { code: String, position: usize, reply: oneshot::Sender<Value> },
-    Inspect { code: String, position: usize, reply: oneshot::Sender<Value> },
+    Execute {
+        code: String,
+        events: mpsc::UnboundedSender<Event>,
+        reply: oneshot::Sender<Result<Option<Bundle>, Failure>>,
+    },
+    Complete {
+        code: String,
+        position: usize,
+        reply: oneshot::Sender<Value>,
+    },
+    Inspect {
+        code: String,
+        position: usize,
+        reply: oneshot::Sender<Value>,
+    },
 }
 
 /// Serves one Jupyter session until it is shut down.
@@ -54,10 +66,12 @@ async fn serve(connection: ConnectionInfo, make: MakeEvaluator) -> Result<()> {
     let interrupter: Arc<OnceLock<Interrupter>> = Arc::default();
     let (jobs, job_queue) = std::sync::mpsc::channel();
     let (notes, startup) = tokio::sync::watch::channel(Startup::Starting(String::new()));
-    std::thread::Builder::new().name("evaluator".to_owned()).spawn({
-        let interrupter = Arc::clone(&interrupter);
-        move || evaluate(make, &job_queue, &interrupter, &notes)
-    })?;
+    std::thread::Builder::new()
+        .name("evaluator".to_owned())
+        .spawn({
+            let interrupter = Arc::clone(&interrupter);
+            move || evaluate(make, &job_queue, &interrupter, &notes)
+        })?;
 
     let (mut replies, mut requests) = shell.split();
     // Requests are read as they come, so that those behind a failed cell can be seen and aborted.
@@ -77,7 +91,12 @@ async fn serve(connection: ConnectionInfo, make: MakeEvaluator) -> Result<()> {
             }
         }
     });
-    let mut server = Server { iopub: Arc::new(Mutex::new(iopub)), jobs, startup, count: 0 };
+    let mut server = Server {
+        iopub: Arc::new(Mutex::new(iopub)),
+        jobs,
+        startup,
+        count: 0,
+    };
     let control_iopub = Arc::clone(&server.iopub);
     let shell = tokio::spawn(async move {
         while let Some(request) = queued.recv().await {
@@ -106,7 +125,9 @@ async fn serve(connection: ConnectionInfo, make: MakeEvaluator) -> Result<()> {
         match &request.content {
             JupyterMessageContent::ShutdownRequest(shutdown) => {
                 let content = json!({ "status": "ok", "restart": shutdown.restart });
-                control.send(message("shutdown_reply", content, &request)).await?;
+                control
+                    .send(message("shutdown_reply", content, &request))
+                    .await?;
                 status(&control_iopub, &request, "idle").await?;
                 break;
             }
@@ -114,10 +135,18 @@ async fn serve(connection: ConnectionInfo, make: MakeEvaluator) -> Result<()> {
                 if let Some(interrupter) = interrupter.get() {
                     interrupter.interrupt();
                 }
-                control.send(message("interrupt_reply", json!({ "status": "ok" }), &request)).await?;
+                control
+                    .send(message(
+                        "interrupt_reply",
+                        json!({ "status": "ok" }),
+                        &request,
+                    ))
+                    .await?;
             }
             JupyterMessageContent::KernelInfoRequest(_) => {
-                control.send(message("kernel_info_reply", kernel_info(), &request)).await?;
+                control
+                    .send(message("kernel_info_reply", kernel_info(), &request))
+                    .await?;
             }
             _ => {}
         }
@@ -162,16 +191,28 @@ fn evaluate(
     let _ = notes.send(Startup::Ready);
     while let Ok(job) = jobs.recv() {
         match job {
-            Job::Execute { code, events, reply } => {
+            Job::Execute {
+                code,
+                events,
+                reply,
+            } => {
                 let sink = Box::new(move |event| {
                     let _ = events.send(event);
                 });
                 let _ = reply.send(evaluator.execute(&code, sink));
             }
-            Job::Complete { code, position, reply } => {
+            Job::Complete {
+                code,
+                position,
+                reply,
+            } => {
                 let content = match evaluator.complete(&code, position) {
                     Ok(found) => {
-                        let matches: Vec<&str> = found.completions.iter().map(|item| item.code.as_str()).collect();
+                        let matches: Vec<&str> = found
+                            .completions
+                            .iter()
+                            .map(|item| item.code.as_str())
+                            .collect();
                         let types: Vec<Value> = found
                             .completions
                             .iter()
@@ -193,11 +234,16 @@ fn evaluate(
                 };
                 let _ = reply.send(content);
             }
-            Job::Inspect { code, position, reply } => {
+            Job::Inspect {
+                code,
+                position,
+                reply,
+            } => {
                 let found = evaluator.inspect(&code, position);
-                let data = found.as_ref().map_or(json!({}), |(plain, markdown)| {
-                    json!({ "text/plain": plain, "text/markdown": markdown })
-                });
+                let data = found.as_ref().map_or(
+                    json!({}),
+                    |(plain, markdown)| json!({ "text/plain": plain, "text/markdown": markdown }),
+                );
                 let _ = reply.send(json!({ "status": "ok", "found": found.is_some(), "data": data, "metadata": {} }));
             }
         }
@@ -206,12 +252,16 @@ fn evaluate(
 
 /// Byte offset → offset in characters, as Jupyter counts.
 fn characters(code: &str, bytes: usize) -> usize {
-    code.char_indices().take_while(|(at, _)| *at < bytes).count()
+    code.char_indices()
+        .take_while(|(at, _)| *at < bytes)
+        .count()
 }
 
 /// Offset in characters → byte offset; beyond the end is the end.
 fn bytes(code: &str, characters: usize) -> usize {
-    code.char_indices().nth(characters).map_or(code.len(), |(at, _)| at)
+    code.char_indices()
+        .nth(characters)
+        .map_or(code.len(), |(at, _)| at)
 }
 
 struct Server {
@@ -243,8 +293,17 @@ impl Server {
                 }
             }
             JupyterMessageContent::CompleteRequest(complete) => {
-                let (code, position) = (complete.code.clone(), bytes(&complete.code, complete.cursor_pos));
-                let content = self.ask(|reply| Job::Complete { code, position, reply }).await;
+                let (code, position) = (
+                    complete.code.clone(),
+                    bytes(&complete.code, complete.cursor_pos),
+                );
+                let content = self
+                    .ask(|reply| Job::Complete {
+                        code,
+                        position,
+                        reply,
+                    })
+                    .await;
                 let content = content.unwrap_or_else(|| {
                     json!({
                         "status": "ok", "matches": [], "metadata": {},
@@ -254,20 +313,42 @@ impl Server {
                 answers.push(message("complete_reply", content, request));
             }
             JupyterMessageContent::InspectRequest(inspect) => {
-                let (code, position) = (inspect.code.clone(), bytes(&inspect.code, inspect.cursor_pos));
-                let content = self.ask(|reply| Job::Inspect { code, position, reply }).await;
-                let content =
-                    content.unwrap_or_else(|| json!({ "status": "ok", "found": false, "data": {}, "metadata": {} }));
+                let (code, position) = (
+                    inspect.code.clone(),
+                    bytes(&inspect.code, inspect.cursor_pos),
+                );
+                let content = self
+                    .ask(|reply| Job::Inspect {
+                        code,
+                        position,
+                        reply,
+                    })
+                    .await;
+                let content = content.unwrap_or_else(
+                    || json!({ "status": "ok", "found": false, "data": {}, "metadata": {} }),
+                );
                 answers.push(message("inspect_reply", content, request));
             }
             JupyterMessageContent::IsCompleteRequest(_) => {
-                answers.push(message("is_complete_reply", json!({ "status": "unknown" }), request));
+                answers.push(message(
+                    "is_complete_reply",
+                    json!({ "status": "unknown" }),
+                    request,
+                ));
             }
             JupyterMessageContent::HistoryRequest(_) => {
-                answers.push(message("history_reply", json!({ "status": "ok", "history": [] }), request));
+                answers.push(message(
+                    "history_reply",
+                    json!({ "status": "ok", "history": [] }),
+                    request,
+                ));
             }
             JupyterMessageContent::CommInfoRequest(_) => {
-                answers.push(message("comm_info_reply", json!({ "status": "ok", "comms": {} }), request));
+                answers.push(message(
+                    "comm_info_reply",
+                    json!({ "status": "ok", "comms": {} }),
+                    request,
+                ));
             }
             _ => {}
         }
@@ -286,18 +367,32 @@ impl Server {
         answer.await.ok()
     }
 
-    async fn execute(&mut self, request: &JupyterMessage, code: &str, silent: bool) -> Result<Value> {
+    async fn execute(
+        &mut self,
+        request: &JupyterMessage,
+        code: &str,
+        silent: bool,
+    ) -> Result<Value> {
         if !silent {
             self.count += 1;
         }
         let count = self.count;
-        self.publish("execute_input", json!({ "code": code, "execution_count": count }), request).await?;
+        self.publish(
+            "execute_input",
+            json!({ "code": code, "execution_count": count }),
+            request,
+        )
+        .await?;
         if let Err(failure) = self.wait_until_ready(request).await? {
             return self.fail(&failure, count, request).await;
         }
         let (events, mut received) = mpsc::unbounded_channel();
         let (reply, mut answer) = oneshot::channel();
-        let job = Job::Execute { code: code.to_owned(), events, reply };
+        let job = Job::Execute {
+            code: code.to_owned(),
+            events,
+            reply,
+        };
         let gone = || Failure {
             name: "kernel".to_owned(),
             message: "the evaluator is gone: restart the kernel".to_owned(),
@@ -326,7 +421,9 @@ impl Server {
                     let content = json!({ "execution_count": count, "data": data, "metadata": {} });
                     self.publish("execute_result", content, request).await?;
                 }
-                Ok(json!({ "status": "ok", "execution_count": count, "payload": [], "user_expressions": {} }))
+                Ok(
+                    json!({ "status": "ok", "execution_count": count, "payload": [], "user_expressions": {} }),
+                )
             }
             Err(failure) => self.fail(&failure, count, request).await,
         }
@@ -349,9 +446,11 @@ impl Server {
                     }));
                 }
                 Startup::Starting(note) => {
-                    if !note.is_empty() && note != said && start.elapsed() > Duration::from_secs(1) {
+                    if !note.is_empty() && note != said && start.elapsed() > Duration::from_secs(1)
+                    {
                         let text = format!("llmkit: {note}\n");
-                        self.publish("stream", json!({ "name": "stderr", "text": text }), request).await?;
+                        self.publish("stream", json!({ "name": "stderr", "text": text }), request)
+                            .await?;
                         said = note;
                     }
                 }
@@ -378,26 +477,54 @@ impl Server {
         request: &JupyterMessage,
     ) -> Result<()> {
         match event {
-            Event::Stream(name, text) => self.publish("stream", json!({ "name": name, "text": text }), request).await,
-            Event::Display(data) => self.publish("display_data", json!({ "data": data, "metadata": {} }), request).await,
+            Event::Stream(name, text) => {
+                self.publish("stream", json!({ "name": name, "text": text }), request)
+                    .await
+            }
+            Event::Display(data) => {
+                self.publish(
+                    "display_data",
+                    json!({ "data": data, "metadata": {} }),
+                    request,
+                )
+                .await
+            }
             Event::Progress(state) => {
                 let bar = state["id"].as_u64().unwrap_or(0);
                 let is_new = !bars.contains_key(&bar);
-                let id = bars.entry(bar).or_insert_with(|| uuid::Uuid::new_v4().to_string());
-                let kind = if is_new { "display_data" } else { "update_display_data" };
+                let id = bars
+                    .entry(bar)
+                    .or_insert_with(|| uuid::Uuid::new_v4().to_string());
+                let kind = if is_new {
+                    "display_data"
+                } else {
+                    "update_display_data"
+                };
                 let data = display::progress(&state);
-                self.publish(kind, json!({ "data": data, "metadata": {}, "transient": { "display_id": id } }), request)
-                    .await
+                self.publish(
+                    kind,
+                    json!({ "data": data, "metadata": {}, "transient": { "display_id": id } }),
+                    request,
+                )
+                .await
             }
         }
     }
 
     async fn publish(&self, kind: &str, content: Value, request: &JupyterMessage) -> Result<()> {
-        self.iopub.lock().await.send(message(kind, content, request)).await.with_context(|| format!("publish {kind}"))
+        self.iopub
+            .lock()
+            .await
+            .send(message(kind, content, request))
+            .await
+            .with_context(|| format!("publish {kind}"))
     }
 
     /// After a failed cell: those sent behind it are not run (Run-All stops), other requests are answered.
-    async fn abort(&mut self, queued: &mut mpsc::UnboundedReceiver<JupyterMessage>) -> Result<Vec<JupyterMessage>> {
+    async fn abort(
+        &mut self,
+        queued: &mut mpsc::UnboundedReceiver<JupyterMessage>,
+    ) -> Result<Vec<JupyterMessage>> {
         // Front ends send all cells of Run-All at once; give the tail a moment to arrive.
         tokio::time::sleep(Duration::from_millis(30)).await;
         let mut answers = Vec::new();
@@ -415,15 +542,30 @@ impl Server {
     }
 }
 
-async fn status(iopub: &Mutex<KernelIoPubConnection>, request: &JupyterMessage, state: &str) -> Result<()> {
+async fn status(
+    iopub: &Mutex<KernelIoPubConnection>,
+    request: &JupyterMessage,
+    state: &str,
+) -> Result<()> {
     let content = json!({ "execution_state": state });
-    iopub.lock().await.send(message("status", content, request)).await.context("publish status")
+    iopub
+        .lock()
+        .await
+        .send(message("status", content, request))
+        .await
+        .context("publish status")
 }
 
 /// A message in answer to `request`.
 fn message(kind: &str, content: Value, request: &JupyterMessage) -> JupyterMessage {
-    let content = UnknownMessage { msg_type: kind.to_owned(), content };
-    JupyterMessage::new(JupyterMessageContent::UnknownMessage(content), Some(request))
+    let content = UnknownMessage {
+        msg_type: kind.to_owned(),
+        content,
+    };
+    JupyterMessage::new(
+        JupyterMessageContent::UnknownMessage(content),
+        Some(request),
+    )
 }
 
 fn kernel_info() -> Value {

@@ -24,7 +24,9 @@ const LIBRARY_PATH_VAR: &str = "EVCXR_EXECUTION_SO_PATH";
 /// `cargo`, called by evcxr or rust-analyzer.
 pub fn cargo(arguments: Vec<String>) -> ExitCode {
     let outcome = Snapshot::from_environment().and_then(|snapshot| {
-        let verb = arguments.iter().find(|argument| !argument.starts_with(['-', '+']));
+        let verb = arguments
+            .iter()
+            .find(|argument| !argument.starts_with(['-', '+']));
         match verb.map(String::as_str) {
             Some(verb @ ("build" | "check")) if is_cell(Path::new(".")) => {
                 if has_dependencies(Path::new("."))? {
@@ -44,7 +46,12 @@ pub fn cargo(arguments: Vec<String>) -> ExitCode {
 /// `rustup`, called by evcxr to find the tools and by rust-analyzer to find the standard library's sources.
 pub fn rustup(arguments: Vec<String>) -> ExitCode {
     let outcome = Snapshot::from_environment().map(|snapshot| {
-        match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        match arguments
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .as_slice()
+        {
             ["which", "cargo"] => println!("{}", snapshot.directory.join("bin/cargo").display()),
             ["which", "rustc"] => println!("{}", snapshot.rustc.display()),
             // Never let an editor tool change the user's toolchain behind their back (or wait for a network).
@@ -73,7 +80,8 @@ fn real(tool: &Path, arguments: &[String]) -> ExitCode {
 /// A command in the user's own environment: `PATH` and `CARGO_HOME` as they were before [`Snapshot::enter`].
 pub fn restored(tool: &Path) -> Command {
     let mut command = Command::new(tool);
-    if let (Some(path), Some(snapshot)) = (std::env::var_os("PATH"), std::env::var_os(SNAPSHOT_VAR)) {
+    if let (Some(path), Some(snapshot)) = (std::env::var_os("PATH"), std::env::var_os(SNAPSHOT_VAR))
+    {
         let ours = PathBuf::from(snapshot).join("bin");
         let rest = std::env::split_paths(&path).filter(|directory| *directory != ours);
         if let Ok(path) = std::env::join_paths(rest) {
@@ -88,7 +96,15 @@ pub fn restored(tool: &Path) -> Command {
     // that watch these variables would otherwise rebuild their crates on every change of caller.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"].iter().any(|prefix| text.starts_with(prefix)) {
+        if [
+            "CARGO_PKG_",
+            "CARGO_MANIFEST_",
+            "CARGO_BIN_",
+            "CARGO_CRATE_",
+        ]
+        .iter()
+        .any(|prefix| text.starts_with(prefix))
+        {
             command.env_remove(&name);
         }
     }
@@ -123,12 +139,41 @@ fn compile(snapshot: &Snapshot, is_check: bool) -> Result<ExitCode> {
     std::fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
     let rustc = std::env::var_os("RUSTC").map_or_else(|| snapshot.rustc.clone(), PathBuf::from);
     let output = Command::new(rustc)
-        .args(["--crate-name", "ctx", "--edition", "2024", "src/lib.rs", "--crate-type", "cdylib"])
-        .args(["--error-format", "json", "--json", "diagnostic-rendered-ansi"])
-        .args(["--emit", if is_check { "metadata" } else { "link" }, "--out-dir"])
+        .args([
+            "--crate-name",
+            "ctx",
+            "--edition",
+            "2024",
+            "src/lib.rs",
+            "--crate-type",
+            "cdylib",
+        ])
+        .args([
+            "--error-format",
+            "json",
+            "--json",
+            "diagnostic-rendered-ansi",
+        ])
+        .args([
+            "--emit",
+            if is_check { "metadata" } else { "link" },
+            "--out-dir",
+        ])
         .arg(&out)
-        .args(["-C", &format!("opt-level={opt_level}"), "-C", "debuginfo=line-tables-only"])
-        .args(["-C", "panic=unwind", "-C", "codegen-units=2", "-C", "overflow-checks=on"])
+        .args([
+            "-C",
+            &format!("opt-level={opt_level}"),
+            "-C",
+            "debuginfo=line-tables-only",
+        ])
+        .args([
+            "-C",
+            "panic=unwind",
+            "-C",
+            "codegen-units=2",
+            "-C",
+            "overflow-checks=on",
+        ])
         .args(snapshot.link_arguments())
         .stdin(Stdio::null())
         .output()
@@ -152,16 +197,29 @@ fn build_with_dependencies(snapshot: &Snapshot, arguments: &[String]) -> Result<
         flags.push(' ');
         flags.push_str(&argument);
     }
-    let error = restored(&snapshot.cargo).args(arguments).env("RUSTFLAGS", flags).exec();
+    let error = restored(&snapshot.cargo)
+        .args(arguments)
+        .env("RUSTFLAGS", flags)
+        .exec();
     Err(error).context("run cargo")
 }
 
 /// `cargo locate-project`: the cell's crate is its own workspace.
 fn locate(arguments: &[String]) -> Result<ExitCode> {
-    let manifest = match arguments.iter().position(|argument| argument == "--manifest-path") {
-        Some(at) => PathBuf::from(arguments.get(at + 1).context("--manifest-path has no value")?),
+    let manifest = match arguments
+        .iter()
+        .position(|argument| argument == "--manifest-path")
+    {
+        Some(at) => PathBuf::from(
+            arguments
+                .get(at + 1)
+                .context("--manifest-path has no value")?,
+        ),
         None => std::path::absolute("Cargo.toml")?,
     };
-    println!("{}", serde_json::to_string(&BTreeMap::from([("root", manifest)]))?);
+    println!(
+        "{}",
+        serde_json::to_string(&BTreeMap::from([("root", manifest)]))?
+    );
     Ok(ExitCode::SUCCESS)
 }

@@ -79,7 +79,9 @@ pub fn command(repo: &Path, is_check: bool) -> Result<ExitCode> {
 pub fn cache_root() -> Result<PathBuf> {
     match std::env::var_os("LLMKIT_CACHE").filter(|path| !path.is_empty()) {
         Some(path) => Ok(std::path::absolute(path)?),
-        None => Ok(dirs::cache_dir().context("no cache directory: set LLMKIT_CACHE")?.join("llmkit")),
+        None => Ok(dirs::cache_dir()
+            .context("no cache directory: set LLMKIT_CACHE")?
+            .join("llmkit")),
     }
 }
 
@@ -100,7 +102,9 @@ pub fn ensure(repo: &Path) -> Result<Snapshot> {
     if let Ok(snapshot) = Snapshot::open(&directory) {
         return Ok(snapshot);
     }
-    let parent = directory.parent().context("a snapshot has a parent directory")?;
+    let parent = directory
+        .parent()
+        .context("a snapshot has a parent directory")?;
     fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
     let lock = fs::File::create(parent.join(".lock")).context("create the snapshot lock")?;
     lock.lock().context("wait for the snapshot lock")?;
@@ -115,7 +119,12 @@ pub fn directory(repo: &Path, toolchain: &Toolchain) -> Result<PathBuf> {
     let mut hash = Sha256::new();
     hash.update(&toolchain.version);
     hash.update(repo.as_os_str().as_encoded_bytes());
-    for name in ["Cargo.toml", "Cargo.lock", "llmkit/Cargo.toml", "lab/prelude/Cargo.toml"] {
+    for name in [
+        "Cargo.toml",
+        "Cargo.lock",
+        "llmkit/Cargo.toml",
+        "lab/prelude/Cargo.toml",
+    ] {
         hash_file(&mut hash, &repo.join(name))?;
     }
     for name in ["llmkit/src", "lab/prelude/src"] {
@@ -127,8 +136,13 @@ pub fn directory(repo: &Path, toolchain: &Toolchain) -> Result<PathBuf> {
     // The kernel's own binary is part of a snapshot (its shims), so a new kernel makes a new one.
     let executable = std::env::current_exe()?;
     let modified = fs::metadata(&executable)?.modified()?;
-    hash.update(format!("{:?}", modified.duration_since(std::time::UNIX_EPOCH)?));
-    Ok(cache_root()?.join("snapshot").join(hex(&hash.finalize()[..8])))
+    hash.update(format!(
+        "{:?}",
+        modified.duration_since(std::time::UNIX_EPOCH)?
+    ));
+    Ok(cache_root()?
+        .join("snapshot")
+        .join(hex(&hash.finalize()[..8])))
 }
 
 fn hash_file(hash: &mut Sha256, path: &Path) -> Result<()> {
@@ -145,7 +159,9 @@ fn rust_files(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut pending = vec![directory.to_path_buf()];
     while let Some(directory) = pending.pop() {
-        for entry in fs::read_dir(&directory).with_context(|| format!("read {}", directory.display()))? {
+        for entry in
+            fs::read_dir(&directory).with_context(|| format!("read {}", directory.display()))?
+        {
             let path = entry?.path();
             if path.is_dir() {
                 pending.push(path);
@@ -178,13 +194,20 @@ impl Toolchain {
                 .output()
                 .context("cannot run rustc: install Rust with rustup")?;
             if !output.status.success() {
-                bail!("rustc {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+                bail!(
+                    "rustc {}: {}",
+                    arguments.join(" "),
+                    String::from_utf8_lossy(&output.stderr).trim()
+                );
             }
             Ok(String::from_utf8(output.stdout)?.trim().to_owned())
         };
         let sysroot = PathBuf::from(ask(&["--print", "sysroot"])?);
         let version = ask(&["-vV"])?;
-        let target = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc has no host")?;
+        let target = version
+            .lines()
+            .find_map(|line| line.strip_prefix("host: "))
+            .context("rustc has no host")?;
         Ok(Toolchain {
             rustc: sysroot.join("bin/rustc"),
             cargo: sysroot.join("bin/cargo"),
@@ -197,11 +220,15 @@ impl Toolchain {
 
 /// Builds the prelude and lays the snapshot out beside its final place, then renames it there.
 fn build(repo: &Path, toolchain: &Toolchain, directory: &Path) -> Result<Snapshot> {
-    let parent = directory.parent().context("a snapshot has a parent directory")?;
+    let parent = directory
+        .parent()
+        .context("a snapshot has a parent directory")?;
     eprintln!("llmkit: the library changed (or is new here); building what cells link to …");
     let artifacts = build_prelude(repo, toolchain)?;
     sweep(parent);
-    let staging = tempfile::Builder::new().prefix(".staging-").tempdir_in(parent)?;
+    let staging = tempfile::Builder::new()
+        .prefix(".staging-")
+        .tempdir_in(parent)?;
     let root = staging.path();
     let deps = root.join("deps");
     fs::create_dir(&deps)?;
@@ -210,9 +237,18 @@ fn build(repo: &Path, toolchain: &Toolchain, directory: &Path) -> Result<Snapsho
         for file in &artifact.files {
             let name = file.file_name().context("an artifact has a file name")?;
             link(file, &deps.join(name))?;
-            let is_library = if artifact.name == "llmkit_prelude" { "so" } else { "rlib" };
-            let wanted = artifact.name == "llmkit_prelude" || EXTERNS.contains(&artifact.name.as_str());
-            if wanted && file.extension().is_some_and(|extension| extension == is_library) {
+            let is_library = if artifact.name == "llmkit_prelude" {
+                "so"
+            } else {
+                "rlib"
+            };
+            let wanted =
+                artifact.name == "llmkit_prelude" || EXTERNS.contains(&artifact.name.as_str());
+            if wanted
+                && file
+                    .extension()
+                    .is_some_and(|extension| extension == is_library)
+            {
                 externs.insert(artifact.name.clone(), name.to_string_lossy().into_owned());
             }
         }
@@ -228,7 +264,10 @@ fn build(repo: &Path, toolchain: &Toolchain, directory: &Path) -> Result<Snapsho
             fs::create_dir_all(to.parent().context("a source file has a directory")?)?;
             fs::copy(&file, to)?;
         }
-        fs::copy(repo.join(name).join("Cargo.toml"), root.join("src").join(name).join("Cargo.toml"))?;
+        fs::copy(
+            repo.join(name).join("Cargo.toml"),
+            root.join("src").join(name).join("Cargo.toml"),
+        )?;
     }
     let executable = std::env::current_exe()?;
     for directory in ["bin", "home/bin", "config"] {
@@ -243,14 +282,24 @@ fn build(repo: &Path, toolchain: &Toolchain, directory: &Path) -> Result<Snapsho
     }
     fs::write(root.join("config/init.evcxr"), "")?;
     fs::write(root.join("config/prelude.rs"), PRELUDE)?;
-    let snapshot = Snapshot { externs, ..Snapshot::new(directory.to_path_buf(), toolchain, repo) };
-    fs::write(root.join("metadata.json"), crate::metadata::graph(&snapshot, repo)?)?;
-    fs::write(root.join("snapshot.json"), serde_json::to_string_pretty(&snapshot)?)?;
+    let snapshot = Snapshot {
+        externs,
+        ..Snapshot::new(directory.to_path_buf(), toolchain, repo)
+    };
+    fs::write(
+        root.join("metadata.json"),
+        crate::metadata::graph(&snapshot, repo)?,
+    )?;
+    fs::write(
+        root.join("snapshot.json"),
+        serde_json::to_string_pretty(&snapshot)?,
+    )?;
     if directory.exists() {
         // Left by a deletion that was cut short; it has no snapshot.json.
         fs::remove_dir_all(directory)?;
     }
-    fs::rename(staging.keep(), directory).with_context(|| format!("create {}", directory.display()))?;
+    fs::rename(staging.keep(), directory)
+        .with_context(|| format!("create {}", directory.display()))?;
     Ok(snapshot)
 }
 
@@ -270,14 +319,25 @@ fn build_prelude(repo: &Path, toolchain: &Toolchain) -> Result<Vec<Artifact>> {
         .args(["rustc", "--package", "llmkit-prelude", "--lib", "--locked"])
         .args(["--message-format", "json-render-diagnostics"])
         // Notebooks run at full speed; tests of the same library keep their checks.
-        .args(["--config", "profile.dev.package.llmkit.debug-assertions=false"])
-        .args(["--config", "profile.dev.package.llmkit.overflow-checks=false"]);
+        .args([
+            "--config",
+            "profile.dev.package.llmkit.debug-assertions=false",
+        ])
+        .args([
+            "--config",
+            "profile.dev.package.llmkit.overflow-checks=false",
+        ]);
     if std::env::var_os("CARGO_TARGET_DIR").is_none() {
-        command.arg("--target-dir").arg(build_directory(repo, toolchain)?);
+        command
+            .arg("--target-dir")
+            .arg(build_directory(repo, toolchain)?);
     }
     let mut child = command
         .args(["--", "-Cprefer-dynamic"])
-        .arg(format!("-Clink-arg=-Wl,-rpath,{}", toolchain.target_libdir.display()))
+        .arg(format!(
+            "-Clink-arg=-Wl,-rpath,{}",
+            toolchain.target_libdir.display()
+        ))
         .env("RUSTC", &toolchain.rustc)
         .current_dir(repo)
         .stdin(Stdio::null())
@@ -288,15 +348,27 @@ fn build_prelude(repo: &Path, toolchain: &Toolchain) -> Result<Vec<Artifact>> {
     let stdout = child.stdout.take().context("cargo's output")?;
     for line in BufReader::new(stdout).lines() {
         let message: serde_json::Value = serde_json::from_str(&line?).unwrap_or_default();
-        let kinds = message["target"]["kind"].as_array().cloned().unwrap_or_default();
-        let is_linked = kinds.iter().any(|kind| matches!(kind.as_str(), Some("lib" | "rlib" | "dylib" | "proc-macro")));
+        let kinds = message["target"]["kind"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let is_linked = kinds
+            .iter()
+            .any(|kind| matches!(kind.as_str(), Some("lib" | "rlib" | "dylib" | "proc-macro")));
         if message["reason"] != "compiler-artifact" || !is_linked {
             continue;
         }
         let files = message["filenames"].as_array().cloned().unwrap_or_default();
         artifacts.push(Artifact {
-            name: message["target"]["name"].as_str().unwrap_or_default().replace('-', "_"),
-            files: files.iter().filter_map(|file| file.as_str()).map(PathBuf::from).collect(),
+            name: message["target"]["name"]
+                .as_str()
+                .unwrap_or_default()
+                .replace('-', "_"),
+            files: files
+                .iter()
+                .filter_map(|file| file.as_str())
+                .map(PathBuf::from)
+                .collect(),
         });
     }
     if !child.wait()?.success() {
@@ -352,12 +424,16 @@ impl Snapshot {
         let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         let snapshot: Snapshot =
             serde_json::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
-        Ok(Snapshot { directory: directory.to_path_buf(), ..snapshot })
+        Ok(Snapshot {
+            directory: directory.to_path_buf(),
+            ..snapshot
+        })
     }
 
     /// The snapshot a shim was started in.
     pub fn from_environment() -> Result<Snapshot> {
-        let directory = std::env::var_os(SNAPSHOT_VAR).with_context(|| format!("{SNAPSHOT_VAR} is not set"))?;
+        let directory =
+            std::env::var_os(SNAPSHOT_VAR).with_context(|| format!("{SNAPSHOT_VAR} is not set"))?;
         Snapshot::open(Path::new(&directory))
     }
 
@@ -368,13 +444,17 @@ impl Snapshot {
     pub fn enter(&self) -> Result<()> {
         let mut path = vec![self.directory.join("bin")];
         if std::env::var_os(SNAPSHOT_VAR).is_none() {
-            path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+            path.extend(std::env::split_paths(
+                &std::env::var_os("PATH").unwrap_or_default(),
+            ));
         } else {
             let old = std::env::var_os("PATH").unwrap_or_default();
             path.extend(std::env::split_paths(&old).skip(1));
         }
         let path = std::env::join_paths(path).context("PATH")?;
-        let home = std::env::var_os(HOME_VAR).or_else(|| std::env::var_os("CARGO_HOME")).unwrap_or_default();
+        let home = std::env::var_os(HOME_VAR)
+            .or_else(|| std::env::var_os("CARGO_HOME"))
+            .unwrap_or_default();
         // SAFETY: called from `main` before any thread exists.
         unsafe {
             std::env::set_var("PATH", path);
@@ -395,7 +475,10 @@ impl Snapshot {
     /// What makes a crate link to the prebuilt library.
     pub fn link_arguments(&self) -> Vec<String> {
         let deps = self.directory.join("deps");
-        let mut arguments = vec!["-Cprefer-dynamic".to_owned(), format!("-Ldependency={}", deps.display())];
+        let mut arguments = vec![
+            "-Cprefer-dynamic".to_owned(),
+            format!("-Ldependency={}", deps.display()),
+        ];
         for directory in [&deps, &self.target_libdir] {
             arguments.push(format!("-Clink-arg=-Wl,-rpath,{}", directory.display()));
         }

@@ -41,7 +41,12 @@ struct Handover {
 }
 
 /// Variables that belong to one session and travel in its [`Handover`].
-const SESSION_VARS: &[&str] = &["LLMKIT_PARAMS", "LLMKIT_NOTEBOOK", "LLMKIT_FIGURES", "LLMKIT_RESULTS"];
+const SESSION_VARS: &[&str] = &[
+    "LLMKIT_PARAMS",
+    "LLMKIT_NOTEBOOK",
+    "LLMKIT_FIGURES",
+    "LLMKIT_RESULTS",
+];
 
 /// `llmkit-kernel kernel`: through a spare if one is warm, else by itself.
 pub fn launch(repo: &Path, connection_file: &Path) -> Result<ExitCode> {
@@ -80,19 +85,30 @@ fn build(repo: &Path, note: &dyn Fn(String)) -> Result<()> {
     if let Some(stderr) = child.stderr.take() {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
             eprintln!("{line}");
-            note(format!("building, {:.0} s: {}", start.elapsed().as_secs_f64(), line.trim()));
+            note(format!(
+                "building, {:.0} s: {}",
+                start.elapsed().as_secs_f64(),
+                line.trim()
+            ));
             if line.starts_with("error") || last.is_empty() {
                 last = line;
             }
         }
     }
     if !child.wait()?.success() {
-        anyhow::bail!("the library does not compile: {last}\n`cargo lab setup` shows the whole message");
+        anyhow::bail!(
+            "the library does not compile: {last}\n`cargo lab setup` shows the whole message"
+        );
     }
     Ok(())
 }
 
-fn become_kernel(snapshot: Snapshot, is_built: bool, handover: &Handover, repo: &Path) -> Result<()> {
+fn become_kernel(
+    snapshot: Snapshot,
+    is_built: bool,
+    handover: &Handover,
+    repo: &Path,
+) -> Result<()> {
     let session_file = write_session(handover)?;
     set_session_file(&session_file);
     let repo = repo.to_path_buf();
@@ -122,7 +138,8 @@ pub fn serve(repo: &Path, detach: bool) -> Result<ExitCode> {
     }
     let directory = run_directory(&snapshot)?;
     let name = fingerprint();
-    let lock = fs::File::create(directory.join(format!("{name}.lock"))).context("create the spare's lock")?;
+    let lock = fs::File::create(directory.join(format!("{name}.lock")))
+        .context("create the spare's lock")?;
     if lock.try_lock().is_err() {
         // Another one is warming or warm.
         return Ok(ExitCode::SUCCESS);
@@ -136,7 +153,8 @@ pub fn serve(repo: &Path, detach: bool) -> Result<ExitCode> {
     evaluator.warm_up();
 
     let socket = directory.join(format!("{name}-{}.sock", std::process::id()));
-    let listener = UnixListener::bind(&socket).with_context(|| format!("open {}", socket.display()))?;
+    let listener =
+        UnixListener::bind(&socket).with_context(|| format!("open {}", socket.display()))?;
     let Some((stream, handover)) = wait(&listener, &snapshot)? else {
         let _ = fs::remove_file(&socket);
         return Ok(ExitCode::SUCCESS);
@@ -193,7 +211,10 @@ fn wait(listener: &UnixListener, snapshot: &Snapshot) -> Result<Option<(UnixStre
             }
             Err(error) => return Err(error).context("wait for a launcher"),
         }
-        let is_wanted = match std::env::var(LAB_VAR).ok().and_then(|pid| pid.parse::<u32>().ok()) {
+        let is_wanted = match std::env::var(LAB_VAR)
+            .ok()
+            .and_then(|pid| pid.parse::<u32>().ok())
+        {
             Some(pid) => Path::new(&format!("/proc/{pid}")).exists(),
             None => start.elapsed() < IDLE,
         };
@@ -209,7 +230,11 @@ fn spawn_next(snapshot: &Snapshot, repo: &Path) {
         return;
     }
     let mut command = crate::shim::restored(&snapshot.stock_binary());
-    for name in SESSION_VARS.iter().chain([&SESSION_VAR, &snapshot::SNAPSHOT_VAR, &snapshot::HOME_VAR]) {
+    for name in
+        SESSION_VARS
+            .iter()
+            .chain([&SESSION_VAR, &snapshot::SNAPSHOT_VAR, &snapshot::HOME_VAR])
+    {
         command.env_remove(name);
     }
     let spawned = command
@@ -262,13 +287,21 @@ fn hand_over(stream: &UnixStream, handover: &Handover) -> Result<()> {
 
 /// Sockets and session files of one snapshot's spares.
 fn run_directory(snapshot: &Snapshot) -> Result<PathBuf> {
-    let key = snapshot.directory.file_name().context("a snapshot has a name")?;
+    let key = snapshot
+        .directory
+        .file_name()
+        .context("a snapshot has a name")?;
     // Socket paths are short by law (108 bytes), so they live in the runtime directory, not under a long cache path.
     let base = dirs::runtime_dir().unwrap_or_else(std::env::temp_dir);
-    let user = fs::metadata("/proc/self").map(|meta| std::os::unix::fs::MetadataExt::uid(&meta)).unwrap_or(0);
+    let user = fs::metadata("/proc/self")
+        .map(|meta| std::os::unix::fs::MetadataExt::uid(&meta))
+        .unwrap_or(0);
     let directory = base.join(format!("llmkit-{user}")).join(key);
     fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
-    fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    fs::set_permissions(
+        &directory,
+        std::os::unix::fs::PermissionsExt::from_mode(0o700),
+    )?;
     Ok(directory)
 }
 
@@ -276,8 +309,13 @@ fn run_directory(snapshot: &Snapshot) -> Result<PathBuf> {
 fn sweep(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.rsplit_once('-').and_then(|(_, rest)| rest.split('.').next()).map(str::to_owned);
-        let is_dead = pid.is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(&pid).exists());
+        let pid = name
+            .rsplit_once('-')
+            .and_then(|(_, rest)| rest.split('.').next())
+            .map(str::to_owned);
+        let is_dead = pid.is_some_and(|pid| {
+            pid.parse::<u32>().is_ok() && !Path::new("/proc").join(&pid).exists()
+        });
         if is_dead {
             let _ = fs::remove_file(entry.path());
         }
@@ -290,19 +328,44 @@ fn fingerprint() -> String {
     // Set by shells, front ends and outer cargos, differently for each caller; no cell depends on them.
     let ignored = |name: &str| {
         SESSION_VARS.contains(&name)
-            || ["JPY_", "JUPYTER", "CARGO", "RUST_", "RUSTUP_", "PYDEVD_", "CLICOLOR"].iter().any(|prefix| name.starts_with(prefix))
-            || ["_", "PWD", "OLDPWD", "SHLVL", "PATH", "VIRTUAL_ENV", "TERM", "COLUMNS", "LINES", "FORCE_COLOR", "PAGER", "GIT_PAGER", "MPLBACKEND", "LD_LIBRARY_PATH", SESSION_VAR, LAB_VAR]
-                .contains(&name)
+            || [
+                "JPY_", "JUPYTER", "CARGO", "RUST_", "RUSTUP_", "PYDEVD_", "CLICOLOR",
+            ]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+            || [
+                "_",
+                "PWD",
+                "OLDPWD",
+                "SHLVL",
+                "PATH",
+                "VIRTUAL_ENV",
+                "TERM",
+                "COLUMNS",
+                "LINES",
+                "FORCE_COLOR",
+                "PAGER",
+                "GIT_PAGER",
+                "MPLBACKEND",
+                "LD_LIBRARY_PATH",
+                SESSION_VAR,
+                LAB_VAR,
+            ]
+            .contains(&name)
     };
-    let variables: BTreeMap<OsString, OsString> =
-        std::env::vars_os().filter(|(name, _)| !ignored(&name.to_string_lossy())).collect();
+    let variables: BTreeMap<OsString, OsString> = std::env::vars_os()
+        .filter(|(name, _)| !ignored(&name.to_string_lossy()))
+        .collect();
     for (name, value) in &variables {
         hash.update(name.as_encoded_bytes());
         hash.update([0]);
         hash.update(value.as_encoded_bytes());
         hash.update([0]);
     }
-    hash.finalize()[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+    hash.finalize()[..6]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// The session as the environment describes it.
@@ -323,7 +386,8 @@ fn session() -> Result<Value> {
 
 fn write_session(handover: &Handover) -> Result<PathBuf> {
     let path = std::env::temp_dir().join(format!("llmkit-session-{}.json", std::process::id()));
-    fs::write(&path, handover.session.to_string()).with_context(|| format!("write {}", path.display()))?;
+    fs::write(&path, handover.session.to_string())
+        .with_context(|| format!("write {}", path.display()))?;
     Ok(path)
 }
 

@@ -23,22 +23,30 @@ pub fn cell(number: u64) {
     emit(BEGIN_MIME, &json!({ "cell": number }).to_string());
     if llmkit::interrupt::is_requested() {
         // Stopped while it was being compiled: end before it does anything.
-        std::panic::panic_any(llmkit::Error::Interrupted("before the cell began".to_owned()));
+        std::panic::panic_any(llmkit::Error::Interrupted(
+            "before the cell began".to_owned(),
+        ));
     }
 }
 
 fn connect() {
     std::panic::set_hook(Box::new(report_panic));
-    let Some(path) = std::env::var_os("LLMKIT_CONTROL") else { return };
+    let Some(path) = std::env::var_os("LLMKIT_CONTROL") else {
+        return;
+    };
     let stream = match UnixStream::connect(&path) {
         Ok(stream) => stream,
         Err(error) => {
-            eprintln!("llmkit: no connection to the kernel: {error}; the stop button will end the process");
+            eprintln!(
+                "llmkit: no connection to the kernel: {error}; the stop button will end the process"
+            );
             return;
         }
     };
     // Detached on purpose: it lives as long as the process.
-    let _ = std::thread::Builder::new().name("llmkit-control".to_owned()).spawn(move || obey(stream));
+    let _ = std::thread::Builder::new()
+        .name("llmkit-control".to_owned())
+        .spawn(move || obey(stream));
 }
 
 /// Obeys the kernel's single-byte requests until it hangs up.
@@ -62,13 +70,17 @@ fn obey(mut stream: UnixStream) {
 fn report_panic(info: &PanicHookInfo) {
     let payload = info.payload();
     let interrupted = matches!(payload.downcast_ref(), Some(llmkit::Error::Interrupted(_)));
-    let message = match (payload.downcast_ref::<llmkit::Error>(), info.payload_as_str()) {
+    let message = match (
+        payload.downcast_ref::<llmkit::Error>(),
+        info.payload_as_str(),
+    ) {
         (Some(error), _) => error.to_string(),
         (None, Some(text)) => text.to_owned(),
         (None, None) => "panic with a value that is not text".to_owned(),
     };
-    let (file, line, column) =
-        info.location().map_or(("", 0, 0), |at| (at.file(), at.line(), at.column()));
+    let (file, line, column) = info
+        .location()
+        .map_or(("", 0, 0), |at| (at.file(), at.line(), at.column()));
     let report = json!({
         "message": message,
         "file": file,
@@ -84,7 +96,10 @@ fn report_panic(info: &PanicHookInfo) {
 fn emit(mime: &str, content: &str) {
     let mut out = std::io::stdout().lock();
     // The kernel may be gone; then nobody needs to know.
-    let _ = writeln!(out, "EVCXR_BEGIN_CONTENT {mime}\n{content}\nEVCXR_END_CONTENT");
+    let _ = writeln!(
+        out,
+        "EVCXR_BEGIN_CONTENT {mime}\n{content}\nEVCXR_END_CONTENT"
+    );
     let _ = out.flush();
 }
 

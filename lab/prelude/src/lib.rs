@@ -6,6 +6,7 @@
 pub use candle_core::{self, DType, Device, Tensor};
 pub use half::{bf16, f16};
 pub use llmkit;
+pub use llmkit::report::*;
 pub use llmkit::session::param;
 pub use plotters;
 pub use polars;

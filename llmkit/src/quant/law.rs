@@ -5,8 +5,7 @@
 //! 2ᵇ: counted in bits the gain is larger (7.4 dB from 2 to 3 bits, 6.05 dB from 7 to 8), counted in halvings of the
 //! step it is 6.02 dB.
 
-use std::sync::Arc;
-
+use super::format::AnyFormat;
 use super::{Format, Matrix, Method, error};
 use crate::eval::stats;
 use crate::progress::Progress;
@@ -23,7 +22,7 @@ use crate::{Error, Result};
 pub fn db_per_halving(
     weights: &Matrix,
     method: &dyn Method,
-    formats: &[Arc<dyn Format>],
+    formats: &[AnyFormat],
 ) -> Result<Vec<f64>> {
     let mut progress = Progress::new("row-wise SQNR", formats.len() as u64, "formats");
     let mut sqnr = vec![Vec::new(); weights.rows()];

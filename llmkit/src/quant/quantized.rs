@@ -1,10 +1,9 @@
 //! A quantized matrix: packed codes, packed grids, and the format that reads them.
 
-use std::fmt;
-use std::sync::Arc;
-
 use candle_core::Tensor;
+use std::fmt;
 
+use super::format::AnyFormat;
 use super::{BitReader, BitWriter, Format, Grid, Matrix, error};
 use crate::{Error, Result};
 
@@ -13,7 +12,7 @@ use crate::{Error, Result};
 pub struct Quantized {
     rows: usize,
     cols: usize,
-    format: Arc<dyn Format>,
+    format: AnyFormat,
     codes: Vec<u8>,
     grids: Vec<u8>,
 }

@@ -1,8 +1,7 @@
 //! One matrix through many formats.
 
-use std::sync::Arc;
-
-use super::{Format, Granularity, Matrix, Method, error};
+use super::format::AnyFormat;
+use super::{Granularity, Matrix, Method, error};
 use crate::Result;
 use crate::progress::Progress;
 
@@ -40,7 +39,7 @@ pub struct Sweep {
 ///
 /// # Errors
 /// Those of the method; [`Error::Interrupted`](crate::Error::Interrupted) if the user pressed stop.
-pub fn sweep(weights: &Matrix, method: &dyn Method, formats: &[Arc<dyn Format>]) -> Result<Sweep> {
+pub fn sweep(weights: &Matrix, method: &dyn Method, formats: &[AnyFormat]) -> Result<Sweep> {
     let mut progress = Progress::new(method.name(), formats.len() as u64, "formats");
     let mut rows = Vec::new();
     for format in formats {

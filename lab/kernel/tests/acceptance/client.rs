@@ -8,8 +8,9 @@ use jupyter_protocol::{
     ConnectionInfo, ExecuteRequest, JupyterMessage, JupyterMessageContent, UnknownMessage,
 };
 use jupyter_zmq_client::{
-    ClientControlConnection, ClientIoPubConnection, ClientShellConnection, create_client_control_connection,
-    create_client_iopub_connection, create_client_shell_connection_with_identity, peek_ports_with_listeners,
+    ClientControlConnection, ClientIoPubConnection, ClientShellConnection,
+    create_client_control_connection, create_client_iopub_connection,
+    create_client_shell_connection_with_identity, peek_ports_with_listeners,
     peer_identity_for_session,
 };
 use serde_json::{Value, json};
@@ -43,7 +44,11 @@ pub struct Reply {
 
 /// The checkout under test.
 pub fn repo() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("two levels down").to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .nth(2)
+        .expect("two levels down")
+        .to_path_buf()
 }
 
 impl Kernel {
@@ -69,7 +74,8 @@ impl Kernel {
             kernel_name: Some("llmkit".to_owned()),
         };
         let file = directory.path().join("connection.json");
-        std::fs::write(&file, serde_json::to_string(&connection).expect("json")).expect("connection file");
+        std::fs::write(&file, serde_json::to_string(&connection).expect("json"))
+            .expect("connection file");
         drop(listeners);
         let process = tokio::process::Command::new(env!("CARGO_BIN_EXE_llmkit-kernel"))
             .arg("kernel")
@@ -88,15 +94,28 @@ impl Kernel {
         let wait = Instant::now();
         let (iopub, shell, control) = loop {
             let iopub = create_client_iopub_connection(&connection, "", session).await;
-            let shell = create_client_shell_connection_with_identity(&connection, session, identity.clone()).await;
+            let shell = create_client_shell_connection_with_identity(
+                &connection,
+                session,
+                identity.clone(),
+            )
+            .await;
             let control = create_client_control_connection(&connection, session).await;
             match (iopub, shell, control) {
                 (Ok(iopub), Ok(shell), Ok(control)) => break (iopub, shell, control),
-                _ if wait.elapsed() < Duration::from_secs(20) => tokio::time::sleep(Duration::from_millis(50)).await,
+                _ if wait.elapsed() < Duration::from_secs(20) => {
+                    tokio::time::sleep(Duration::from_millis(50)).await
+                }
                 _ => panic!("the kernel did not open its sockets in 20 s"),
             }
         };
-        let mut kernel = Kernel { process, shell, iopub, control, _directory: directory };
+        let mut kernel = Kernel {
+            process,
+            shell,
+            iopub,
+            control,
+            _directory: directory,
+        };
         // A cell that changes nothing tells when the subscription and the evaluator are there.
         for _ in 0..5 {
             let reply = kernel.run("()").await;
@@ -115,7 +134,10 @@ impl Kernel {
 
     /// Sends a cell without waiting for it.
     pub async fn send(&mut self, code: &str) -> String {
-        let request = ExecuteRequest { stop_on_error: true, ..ExecuteRequest::new(code.to_owned()) };
+        let request = ExecuteRequest {
+            stop_on_error: true,
+            ..ExecuteRequest::new(code.to_owned())
+        };
         let message: JupyterMessage = request.into();
         let id = message.header.msg_id.clone();
         self.shell.send(message).await.expect("send the cell");
@@ -133,7 +155,10 @@ impl Kernel {
         let mut reply = Reply::default();
         let (mut is_idle, mut is_answered) = (false, false);
         while !(is_idle && is_answered) {
-            assert!(start.elapsed() < Duration::from_secs(900), "no answer to the cell");
+            assert!(
+                start.elapsed() < Duration::from_secs(900),
+                "no answer to the cell"
+            );
             tokio::select! {
                 message = self.iopub.read() => {
                     let message = message.expect("iopub");
@@ -160,7 +185,10 @@ impl Kernel {
 
     /// The stop button.
     pub async fn interrupt(&mut self) {
-        self.control.send(request("interrupt_request", json!({}))).await.expect("interrupt");
+        self.control
+            .send(request("interrupt_request", json!({})))
+            .await
+            .expect("interrupt");
         self.control.read().await.expect("interrupt reply");
     }
 
@@ -171,7 +199,11 @@ impl Kernel {
         self.shell.send(message).await.expect("send");
         loop {
             let message = self.shell.read().await.expect("shell");
-            if message.parent_header.as_ref().is_some_and(|parent| parent.msg_id == id) {
+            if message
+                .parent_header
+                .as_ref()
+                .is_some_and(|parent| parent.msg_id == id)
+            {
                 return self::content(&message);
             }
         }
@@ -179,14 +211,23 @@ impl Kernel {
 
     /// Ends the kernel as Jupyter does.
     pub async fn shut_down(mut self) {
-        self.control.send(request("shutdown_request", json!({ "restart": false }))).await.expect("shutdown");
+        self.control
+            .send(request("shutdown_request", json!({ "restart": false })))
+            .await
+            .expect("shutdown");
         let ended = tokio::time::timeout(Duration::from_secs(5), self.process.wait()).await;
-        assert!(ended.is_ok(), "the kernel did not end within 5 s of a shutdown request");
+        assert!(
+            ended.is_ok(),
+            "the kernel did not end within 5 s of a shutdown request"
+        );
     }
 }
 
 fn request(kind: &str, content: Value) -> JupyterMessage {
-    let content = UnknownMessage { msg_type: kind.to_owned(), content };
+    let content = UnknownMessage {
+        msg_type: kind.to_owned(),
+        content,
+    };
     JupyterMessage::new(JupyterMessageContent::UnknownMessage(content), None)
 }
 
@@ -203,12 +244,18 @@ fn take(reply: &mut Reply, message: &JupyterMessage) -> bool {
         "stream" => reply.stderr += &text("text"),
         "display_data" => reply.displays.push(content["data"].clone()),
         "update_display_data" => reply.updates.push(content["data"].clone()),
-        "execute_result" => reply.result = content["data"]["text/plain"].as_str().map(str::to_owned),
+        "execute_result" => {
+            reply.result = content["data"]["text/plain"].as_str().map(str::to_owned)
+        }
         "error" => {
             reply.name = text("ename");
             reply.message = text("evalue");
             let lines = content["traceback"].as_array().cloned().unwrap_or_default();
-            reply.traceback = lines.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("\n");
+            reply.traceback = lines
+                .iter()
+                .filter_map(Value::as_str)
+                .collect::<Vec<_>>()
+                .join("\n");
         }
         "status" => return content["execution_state"] == "idle",
         _ => {}

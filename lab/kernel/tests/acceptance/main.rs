@@ -15,10 +15,17 @@ async fn fails_and_keeps(bad: &str, name: &str, message: &str, line: &str) {
     let reply = kernel.run("let kept = vec![1, 2, 3];").await;
     assert_eq!(reply.status, "ok", "{reply:?}");
     let reply = kernel.run(bad).await;
-    assert_eq!((reply.status.as_str(), reply.name.as_str()), ("error", name), "{reply:?}");
+    assert_eq!(
+        (reply.status.as_str(), reply.name.as_str()),
+        ("error", name),
+        "{reply:?}"
+    );
     assert!(reply.message.contains(message), "{reply:?}");
     assert!(reply.traceback.contains(line), "{reply:?}");
-    assert!(reply.traceback.lines().count() < 20, "a short message: {reply:?}");
+    assert!(
+        reply.traceback.lines().count() < 20,
+        "a short message: {reply:?}"
+    );
     let reply = kernel.run("kept.len()").await;
     assert_eq!(reply.result.as_deref(), Some("3"), "{reply:?}");
     kernel.shut_down().await;
@@ -26,27 +33,57 @@ async fn fails_and_keeps(bad: &str, name: &str, message: &str, line: &str) {
 
 #[tokio::test]
 async fn an_index_panic_is_an_error_with_its_line() {
-    fails_and_keeps("let a = 1;\nlet q = vec![1, 2];\nq[5]", "panic", "index is 5", "line 3").await;
+    fails_and_keeps(
+        "let a = 1;\nlet q = vec![1, 2];\nq[5]",
+        "panic",
+        "index is 5",
+        "line 3",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn a_failed_question_mark_is_an_error_with_its_line() {
-    fails_and_keeps("let a = 1;\nlet n: i32 = \"seven\".parse()?;", "error", "invalid digit", "line 2").await;
+    fails_and_keeps(
+        "let a = 1;\nlet n: i32 = \"seven\".parse()?;",
+        "error",
+        "invalid digit",
+        "line 2",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn a_failed_assertion_is_an_error_with_its_line() {
-    fails_and_keeps("// why\nassert!(1 + 1 == 3, \"arithmetic\");", "panic", "arithmetic", "line 2").await;
+    fails_and_keeps(
+        "// why\nassert!(1 + 1 == 3, \"arithmetic\");",
+        "panic",
+        "arithmetic",
+        "line 2",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn a_type_error_is_an_error_with_its_line() {
-    fails_and_keeps("let a = 1;\nlet n: i32 = \"seven\";", "compile error", "mismatched types (line 2", "E0308").await;
+    fails_and_keeps(
+        "let a = 1;\nlet n: i32 = \"seven\";",
+        "compile error",
+        "mismatched types (line 2",
+        "E0308",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn a_panic_in_the_library_names_the_line_of_the_cell() {
-    fails_and_keeps("let a = 1;\nlet n: Option<i32> = None;\nn.expect(\"a number\");", "panic", "a number", "line 3").await;
+    fails_and_keeps(
+        "let a = 1;\nlet n: Option<i32> = None;\nn.expect(\"a number\");",
+        "panic",
+        "a number",
+        "line 3",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -54,35 +91,63 @@ async fn ending_the_process_is_an_error_that_says_what_was_lost() {
     let mut kernel = Kernel::start().await;
     kernel.run("let lost = 5;").await;
     let reply = kernel.run("std::process::exit(3)").await;
-    assert_eq!((reply.status.as_str(), reply.name.as_str()), ("error", "process ended"), "{reply:?}");
-    assert!(reply.message.contains("exit code 3") && reply.message.contains("lost"), "{reply:?}");
+    assert_eq!(
+        (reply.status.as_str(), reply.name.as_str()),
+        ("error", "process ended"),
+        "{reply:?}"
+    );
+    assert!(
+        reply.message.contains("exit code 3") && reply.message.contains("lost"),
+        "{reply:?}"
+    );
     let reply = kernel.run("1 + 1").await;
-    assert_eq!(reply.result.as_deref(), Some("2"), "the next cell works: {reply:?}");
+    assert_eq!(
+        reply.result.as_deref(),
+        Some("2"),
+        "the next cell works: {reply:?}"
+    );
 }
 
 #[tokio::test]
 async fn stdout_without_a_newline_neither_hangs_nor_gets_lost() {
     let mut kernel = Kernel::start().await;
     let reply = kernel.run("print!(\"no newline\");").await;
-    assert_eq!((reply.status.as_str(), reply.stdout.as_str()), ("ok", "no newline"));
-    let reply = kernel.run("use std::io::Write; print!(\"flushed\"); std::io::stdout().flush().unwrap();").await;
-    assert_eq!((reply.status.as_str(), reply.stdout.as_str()), ("ok", "flushed"));
+    assert_eq!(
+        (reply.status.as_str(), reply.stdout.as_str()),
+        ("ok", "no newline")
+    );
+    let reply = kernel
+        .run("use std::io::Write; print!(\"flushed\"); std::io::stdout().flush().unwrap();")
+        .await;
+    assert_eq!(
+        (reply.status.as_str(), reply.stdout.as_str()),
+        ("ok", "flushed")
+    );
     let reply = kernel.run("println!(\"next\");").await;
-    assert_eq!((reply.status.as_str(), reply.stdout.as_str()), ("ok", "next\n"));
+    assert_eq!(
+        (reply.status.as_str(), reply.stdout.as_str()),
+        ("ok", "next\n")
+    );
 }
 
 #[tokio::test]
 async fn an_endless_loop_stops_within_two_seconds() {
     let mut kernel = Kernel::start().await;
     kernel.run("let lost = 5;").await;
-    let id = kernel.send("println!(\"running\"); loop { std::hint::spin_loop(); }").await;
+    let id = kernel
+        .send("println!(\"running\"); loop { std::hint::spin_loop(); }")
+        .await;
     kernel.wait_for("stream").await;
     let pressed = Instant::now();
     kernel.interrupt().await;
     let reply = kernel.finish(&id).await;
     let seconds = pressed.elapsed().as_secs_f64();
     assert!(seconds < 2.5, "{seconds} s");
-    assert_eq!((reply.status.as_str(), reply.name.as_str()), ("error", "Interrupted"), "{reply:?}");
+    assert_eq!(
+        (reply.status.as_str(), reply.name.as_str()),
+        ("error", "Interrupted"),
+        "{reply:?}"
+    );
     assert!(reply.message.contains("lost: lost"), "{reply:?}");
     assert_eq!(kernel.run("2 + 2").await.result.as_deref(), Some("4"));
 }
@@ -99,9 +164,16 @@ async fn an_operation_of_ours_stops_cleanly_and_leaves_variables() {
     kernel.interrupt().await;
     let reply = kernel.finish(&id).await;
     assert!(pressed.elapsed() < Duration::from_secs(2));
-    assert_eq!((reply.status.as_str(), reply.name.as_str()), ("error", "Interrupted"), "{reply:?}");
+    assert_eq!(
+        (reply.status.as_str(), reply.name.as_str()),
+        ("error", "Interrupted"),
+        "{reply:?}"
+    );
     assert!(reply.traceback.contains("line 4"), "{reply:?}");
-    assert!(reply.displays.is_empty() && !reply.updates.is_empty(), "the bar is updated in place: {reply:?}");
+    assert!(
+        reply.displays.is_empty() && !reply.updates.is_empty(),
+        "the bar is updated in place: {reply:?}"
+    );
     assert_eq!(kernel.run("kept").await.result.as_deref(), Some("5"));
 }
 
@@ -112,7 +184,13 @@ async fn a_cell_may_display_many_things_between_its_output() {
                 println!(\"two\");\n7";
     let reply = kernel.run(code).await;
     assert_eq!(reply.stdout, "one\ntwo\n", "{reply:?}");
-    assert_eq!(reply.displays, [json!({ "text/html": "<b>0</b>" }), json!({ "text/html": "<b>1</b>" })]);
+    assert_eq!(
+        reply.displays,
+        [
+            json!({ "text/html": "<b>0</b>" }),
+            json!({ "text/html": "<b>1</b>" })
+        ]
+    );
     assert_eq!(reply.result.as_deref(), Some("7"));
 }
 
@@ -129,27 +207,60 @@ async fn cells_behind_a_failed_one_are_aborted() {
 #[tokio::test]
 async fn the_library_is_at_hand_and_exists_once() {
     let mut kernel = Kernel::start().await;
-    let reply = kernel.run("let a = Tensor::arange(0f32, 6., &Device::Cpu)?.reshape((2, 3))?;").await;
+    let reply = kernel
+        .run("let a = Tensor::arange(0f32, 6., &Device::Cpu)?.reshape((2, 3))?;")
+        .await;
     assert_eq!(reply.status, "ok", "{reply:?}");
     let reply = kernel.run("a.sum_all()?.to_scalar::<f32>()?").await;
     assert_eq!(reply.result.as_deref(), Some("15.0"), "{reply:?}");
-    let reply = kernel.run("let frame = df!(\"x\" => [1, 2, 3])?.lazy().filter(col(\"x\").gt(lit(1))).collect()?;").await;
+    let reply = kernel
+        .run(
+            "let frame = df!(\"x\" => [1, 2, 3])?.lazy().filter(col(\"x\").gt(lit(1))).collect()?;",
+        )
+        .await;
     assert_eq!(reply.status, "ok", "{reply:?}");
-    assert_eq!(kernel.run("frame.height()").await.result.as_deref(), Some("2"));
+    assert_eq!(
+        kernel.run("frame.height()").await.result.as_deref(),
+        Some("2")
+    );
     // One counter for all cells: a static of the library, not one copy a cell.
     kernel.run("llmkit::interrupt::request();").await;
     let reply = kernel.run("llmkit::interrupt::is_requested()").await;
-    assert_eq!(reply.result.as_deref(), Some("false"), "each cell starts with the button released: {reply:?}");
+    assert_eq!(
+        reply.result.as_deref(),
+        Some("false"),
+        "each cell starts with the button released: {reply:?}"
+    );
 }
 
 #[tokio::test]
 async fn completion_and_documentation_know_the_library() {
     let mut kernel = Kernel::start().await;
-    let reply = kernel.ask("complete_request", json!({ "code": "llmkit::sess", "cursor_pos": 12 })).await;
-    assert!(reply["matches"][0].as_str().is_some_and(|text| text.starts_with("session")), "{reply}");
+    let reply = kernel
+        .ask(
+            "complete_request",
+            json!({ "code": "llmkit::sess", "cursor_pos": 12 }),
+        )
+        .await;
+    assert!(
+        reply["matches"][0]
+            .as_str()
+            .is_some_and(|text| text.starts_with("session")),
+        "{reply}"
+    );
     let code = "llmkit::session::param";
-    let reply = kernel.ask("inspect_request", json!({ "code": code, "cursor_pos": code.len(), "detail_level": 0 })).await;
-    assert!(reply["data"]["text/plain"].as_str().is_some_and(|text| text.contains("notebook parameter")), "{reply}");
+    let reply = kernel
+        .ask(
+            "inspect_request",
+            json!({ "code": code, "cursor_pos": code.len(), "detail_level": 0 }),
+        )
+        .await;
+    assert!(
+        reply["data"]["text/plain"]
+            .as_str()
+            .is_some_and(|text| text.contains("notebook parameter")),
+        "{reply}"
+    );
     let reply = kernel.run(":help").await;
     assert!(reply.result.is_some_and(|text| text.contains("llmkit::")));
 }
@@ -161,9 +272,15 @@ async fn four_kernels_at_once_run_twenty_five_cells_each() {
             let mut kernel = Kernel::start().await;
             kernel.run("let mut total = 0u64;").await;
             for cell in 0..25u64 {
-                let reply = kernel.run(&format!("total += {cell} * {which}; total")).await;
+                let reply = kernel
+                    .run(&format!("total += {cell} * {which}; total"))
+                    .await;
                 let expected = (0..=cell).sum::<u64>() * which;
-                assert_eq!(reply.result, Some(expected.to_string()), "kernel {which}, cell {cell}: {reply:?}");
+                assert_eq!(
+                    reply.result,
+                    Some(expected.to_string()),
+                    "kernel {which}, cell {cell}: {reply:?}"
+                );
             }
             kernel.shut_down().await;
         })
@@ -177,16 +294,27 @@ async fn four_kernels_at_once_run_twenty_five_cells_each() {
 async fn a_killed_kernel_leaves_nothing_behind() {
     let mut kernel = Kernel::start().await;
     kernel.run("println!(\"{}\", std::process::id());").await;
-    let cells: u32 = kernel.run("print!(\"{}\", std::process::id());").await.stdout.parse().expect("a process id");
+    let cells: u32 = kernel
+        .run("print!(\"{}\", std::process::id());")
+        .await
+        .stdout
+        .parse()
+        .expect("a process id");
     kernel.send("loop {}").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     kernel.process.kill().await.expect("kill");
     let start = Instant::now();
     while std::path::Path::new(&format!("/proc/{cells}/exe")).exists() {
-        assert!(start.elapsed() < Duration::from_secs(5), "the cell process outlived its kernel");
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "the cell process outlived its kernel"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert_eq!(Kernel::start().await.run("1").await.result.as_deref(), Some("1"));
+    assert_eq!(
+        Kernel::start().await.run("1").await.result.as_deref(),
+        Some("1")
+    );
 }
 
 #[tokio::test]

@@ -15,9 +15,7 @@
 //!
 //! **Where we differ.** Scales are stored in 16 bits and counted; the papers mostly keep f32 or do not count.
 
-use std::sync::Arc;
-
-use super::{Format, Granularity, Grid};
+use super::{AnyFormat, Format, Granularity, Grid};
 use crate::Result;
 use crate::quant::step::{WIDTHS, check_bits, clipped, storable};
 use crate::quant::{BitReader, BitWriter};
@@ -49,7 +47,7 @@ impl IntAffine {
     pub fn family(
         bits: impl IntoIterator<Item = u32> + Clone,
         granularities: &[Granularity],
-    ) -> Result<Vec<Arc<dyn Format>>> {
+    ) -> Result<Vec<AnyFormat>> {
         granularities
             .iter()
             .flat_map(|&granularity| {
@@ -125,8 +123,8 @@ impl Format for IntAffine {
         Grid(vec![scale, bits.pull(self.bits) as f32])
     }
 
-    fn shared(&self) -> Arc<dyn Format> {
-        Arc::new(*self)
+    fn shared(&self) -> AnyFormat {
+        AnyFormat::new(*self)
     }
 }
 
@@ -137,7 +135,7 @@ fn params(grid: &Grid) -> [f32; 2] {
 }
 
 /// Every width at every granularity, with groups that divide nothing.
-pub(super) fn members() -> Vec<Arc<dyn Format>> {
+pub(super) fn members() -> Vec<AnyFormat> {
     let granularities = [
         Granularity::Tensor,
         Granularity::Channel,

@@ -12,9 +12,7 @@
 //!
 //! **Where we differ.** Scales are stored in 16 bits and counted.
 
-use std::sync::Arc;
-
-use super::{Format, Granularity, Grid};
+use super::{AnyFormat, Format, Granularity, Grid};
 use crate::Result;
 use crate::quant::step::{WIDTHS, check_bits, clipped, storable};
 use crate::quant::{BitReader, BitWriter};
@@ -46,7 +44,7 @@ impl IntSymmetric {
     pub fn family(
         bits: impl IntoIterator<Item = u32> + Clone,
         granularities: &[Granularity],
-    ) -> Result<Vec<Arc<dyn Format>>> {
+    ) -> Result<Vec<AnyFormat>> {
         granularities
             .iter()
             .flat_map(|&granularity| {
@@ -115,8 +113,8 @@ impl Format for IntSymmetric {
         Grid(vec![f16::from_bits(bits.pull(16) as u16).to_f32()])
     }
 
-    fn shared(&self) -> Arc<dyn Format> {
-        Arc::new(*self)
+    fn shared(&self) -> AnyFormat {
+        AnyFormat::new(*self)
     }
 }
 
@@ -126,7 +124,7 @@ fn scale(grid: &Grid) -> f32 {
 }
 
 /// Every width at every granularity, with groups that divide nothing.
-pub(super) fn members() -> Vec<Arc<dyn Format>> {
+pub(super) fn members() -> Vec<AnyFormat> {
     let granularities = [
         Granularity::Tensor,
         Granularity::Channel,

@@ -74,8 +74,8 @@ pub trait Format: fmt::Debug + Send + Sync {
     /// Reads what [`Format::store`] wrote, for a block of `len` weights.
     fn load(&self, bits: &mut BitReader<'_>, len: usize) -> Grid;
 
-    /// This format, shareable; one line: `Arc::new(*self)`.
-    fn shared(&self) -> Arc<dyn Format>;
+    /// This format, shareable; one line: `AnyFormat::new(*self)`.
+    fn shared(&self) -> AnyFormat;
 
     /// The nearest code of every weight of a block.
     fn encode_block(&self, grid: &Grid, block: &[f32], codes: &mut [u8]) {
@@ -92,13 +92,45 @@ pub trait Format: fmt::Debug + Send + Sync {
     }
 }
 
+/// Any format, shareable. A type with a name of its own, because notebooks cannot keep a variable whose type is
+/// spelt with `dyn`.
+#[derive(Clone)]
+pub struct AnyFormat(Arc<dyn Format>);
+
+impl AnyFormat {
+    /// Wraps a format.
+    pub fn new(format: impl Format + 'static) -> AnyFormat {
+        AnyFormat(Arc::new(format))
+    }
+}
+
+impl AsRef<dyn Format> for AnyFormat {
+    fn as_ref(&self) -> &(dyn Format + 'static) {
+        &*self.0
+    }
+}
+
+impl std::ops::Deref for AnyFormat {
+    type Target = dyn Format;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl std::fmt::Debug for AnyFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name())
+    }
+}
+
 /// A row of [`all`]: the file's name and a sample of the formats in it, spanning its widths and granularities.
 #[derive(Debug, Clone, Copy)]
 pub struct Family {
     /// Name of the module: `int_affine`.
     pub name: &'static str,
     /// Formats of this family that contracts and benches run over.
-    pub members: fn() -> Vec<Arc<dyn Format>>,
+    pub members: fn() -> Vec<AnyFormat>,
 }
 
 /// Every format family, one row a file.
@@ -312,8 +344,8 @@ mod tests {
         fn load(&self, bits: &mut BitReader<'_>, len: usize) -> Grid {
             self.0.load(bits, len)
         }
-        fn shared(&self) -> Arc<dyn Format> {
-            Arc::new(*self)
+        fn shared(&self) -> AnyFormat {
+            AnyFormat::new(*self)
         }
     }
 
