@@ -18,7 +18,7 @@ import websocket
 
 HOT = [
     "let x{i} = {i} * 2 + 1;",
-    "x{p} + a.len()",
+    "x{p} as usize + a.len()",
     'println!("{{}}", a[{i} % 3]);',
     "fn f{i}(v: f32) -> f32 {{ v * {i}.0 }}",
     "let y{i}: Vec<f32> = a.iter().map(|v| v + {i}.0).collect();",

@@ -212,9 +212,9 @@ fn kernel(place: &Place) -> Part {
     let Ok(built) = std::fs::metadata(&path).and_then(|meta| meta.modified()) else {
         return Part::bad(name, State::Broken, "not built", SETUP);
     };
-    let sources = place.root.join("lab/kernel");
+    let sources = place.root.join("lab/kernel/src");
     if newest(&sources).is_some_and(|changed| changed > built) {
-        let found = "older than its sources in lab/kernel";
+        let found = "older than lab/kernel/src";
         return Part::bad(name, State::Warning, found, SETUP);
     }
     Part::ok(name, path.display().to_string())
