@@ -348,8 +348,12 @@ fn fingerprint() -> String {
                 "GIT_PAGER",
                 "MPLBACKEND",
                 "LD_LIBRARY_PATH",
+                "RUSTC",
+                "EVCXR_CONFIG_DIR",
                 SESSION_VAR,
                 LAB_VAR,
+                snapshot::SNAPSHOT_VAR,
+                snapshot::HOME_VAR,
             ]
             .contains(&name)
     };
