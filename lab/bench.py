@@ -27,10 +27,12 @@ QUERY_SETUP = [
     "use polars::prelude::*;",
     'let table = df!("group" => ["a", "b", "a", "b", "c"], "value" => [1.0, 2.0, 3.0, 4.0, 5.0])?;',
 ]
-QUERY = (
+QUERIES = [
     'table.clone().lazy().group_by([col("group")]).agg([col("value").mean().alias("mean")])'
-    '.sort(["mean"], Default::default()).collect()?'
-)
+    '.sort(["mean"], Default::default()).collect()?',
+    'table.clone().lazy().filter(col("value").gt(lit(2.0))).select([col("group"), col("value")]).collect()?',
+    'table.clone().lazy().with_columns([(col("value") * lit(2.0)).alias("twice")]).collect()?',
+]
 
 
 class Server:
@@ -150,11 +152,12 @@ def measure(server, options, result):
         kernel = Kernel(server, options["kernel"])
         if number == 0:
             # Nothing was warm: what the very first kernel costs. Its warm successor is what follows.
-            result["ready_cold"].append(kernel.ready)
-            kernel.execute("let a = vec![1.0f32, 2.0, 3.0];")
+            seconds, _ = kernel.execute("let a = vec![1.0f32, 2.0, 3.0];")
+            result["first_answer_cold"].append(kernel.ready + seconds)
         else:
             result["ready"].append(kernel.ready)
             result["first_let"].append(kernel.execute("let a = vec![1.0f32, 2.0, 3.0];")[0])
+            result["first_answer"].append(result["ready"][-1] + result["first_let"][-1])
             last = None
             for i in range(options["cells"]):
                 code = HOT[i % len(HOT)] if last is not None else HOT[0]
@@ -162,7 +165,8 @@ def measure(server, options, result):
                 last = i if code == HOT[0] else last
             for code in QUERY_SETUP:
                 kernel.execute(code)
-            result["query"].append(kernel.execute(QUERY)[0])
+            for code in QUERIES:
+                result["query"].append(kernel.execute(code)[0])
             pid = int(kernel.execute("std::process::id()")[1][0])
             result["memory"].append(memory(pid))
         time.sleep(options["pause"])
@@ -171,7 +175,7 @@ def measure(server, options, result):
 
 def main():
     options = json.loads(sys.argv[1])
-    result = {name: [] for name in ("ready_cold", "ready", "first_let", "hot", "query", "memory")}
+    result = {name: [] for name in ("first_answer_cold", "ready", "first_let", "first_answer", "hot", "query", "memory")}
     server = Server(options["root"], options["jupyter_args"])
     try:
         measure(server, options, result)

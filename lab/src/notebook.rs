@@ -128,8 +128,14 @@ impl Notebook {
         }
     }
 
-    /// Records what cell `index` gave.
-    pub fn set_outputs(&mut self, index: usize, count: u64, outputs: Vec<Value>) {
+    /// Records what cell `index` gave, as the `count`-th that was executed.
+    pub fn set_outputs(&mut self, index: usize, count: u64, mut outputs: Vec<Value>) {
+        for output in &mut outputs {
+            // Kernels that count what they were asked silently are out of step with the cells.
+            if output["output_type"] == "execute_result" {
+                output["execution_count"] = json!(count);
+            }
+        }
         if let Some(cell) = self.cells_mut().get_mut(index) {
             cell["execution_count"] = json!(count);
             cell["outputs"] = Value::Array(outputs);
@@ -225,7 +231,8 @@ mod tests {
         .unwrap();
         assert_eq!(notebook.quick()["n"], 2);
         notebook.clear();
-        notebook.set_outputs(1, 2, vec![json!({"output_type": "stream"})]);
+        let result = json!({"output_type": "execute_result", "execution_count": 9});
+        notebook.set_outputs(1, 2, vec![json!({"output_type": "stream"}), result]);
         let json = &notebook.json;
         assert_eq!(json["nbformat_minor"], 5);
         assert_eq!(json["x"], 7);
@@ -238,6 +245,7 @@ mod tests {
         assert_eq!(json["cells"][0]["outputs"], json!([]));
         assert_eq!(json["cells"][0]["metadata"]["slow"], true);
         assert_eq!(json["cells"][1]["execution_count"], 2);
+        assert_eq!(json["cells"][1]["outputs"][1]["execution_count"], 2);
         assert!(json["cells"][3].get("outputs").is_none());
         assert_eq!(json["cells"][3]["attachments"], json!({"a.png": {}}));
     }

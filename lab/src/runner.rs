@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::client::{Ended, Kernel};
-use crate::kernelspec::KernelSpec;
+use crate::kernelspec::{KernelSpec, STOCK};
 use crate::notebook::{CodeCell, Notebook};
 use crate::outputs::Outputs;
 use crate::process::Launch;
@@ -164,8 +164,12 @@ async fn run_cells(
         if outcome.slowest.is_none_or(|(_, most)| seconds > most) {
             outcome.slowest = Some((number, seconds));
         }
+        let is_stock = job.kernel.0 == STOCK;
         let message = match ended {
-            Ended::Ok => continue,
+            Ended::Ok => match is_stock.then(|| panic_message(&outputs.cell(at))).flatten() {
+                Some(message) if !cell.is_tagged(MAY_FAIL) => message,
+                _ => continue,
+            },
             Ended::Error(..) if cell.is_tagged(MAY_FAIL) => continue,
             Ended::Error(name, value) => describe(&name, &value),
             Ended::TimedOut { is_interrupted } => format!(
@@ -193,6 +197,21 @@ async fn run_cells(
 
 fn ends_with_error(outputs: &[Value]) -> bool {
     (outputs.iter()).any(|output| output["output_type"] == "error")
+}
+
+/// The panic told of on stderr: the stock kernel calls a cell that panicked a success.
+fn panic_message(outputs: &[Value]) -> Option<String> {
+    let texts = (outputs.iter())
+        .filter(|output| output["name"] == "stderr")
+        .filter_map(|output| output["text"].as_str());
+    for text in texts {
+        let mut lines = text.lines();
+        let is_panic = |line: &str| line.starts_with("thread '") && line.contains(" panicked at ");
+        if lines.by_ref().any(is_panic) {
+            return Some(format!("panic: {}", lines.next().unwrap_or("")));
+        }
+    }
+    None
 }
 
 fn launch(job: &Job, notebook: &Notebook, log: &Path) -> Result<Launch> {
@@ -248,6 +267,24 @@ pub fn strip_colours(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_on_stderr_is_seen() {
+        let said =
+            |name: &str, text: &str| [json!({"output_type": "stream", "name": name, "text": text})];
+        let panic =
+            "x\nthread '<unnamed>' (7) panicked at src/lib.rs:1:1:\nindex out of bounds\nstack";
+        assert_eq!(
+            panic_message(&said("stderr", panic)).as_deref(),
+            Some("panic: index out of bounds")
+        );
+        assert_eq!(panic_message(&said("stdout", panic)), None);
+        assert_eq!(
+            panic_message(&said("stderr", "nothing panicked at all")),
+            None
+        );
+        assert_eq!(panic_message(&[]), None);
+    }
 
     #[test]
     fn messages_are_plain_and_short() {

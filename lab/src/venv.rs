@@ -116,7 +116,7 @@ impl Venv {
                 .arg(&self.base)
                 .arg(&self.dir))?;
             run(Command::new("uv")
-                .args(["pip", "install", "--require-hashes", "--python"])
+                .args(["pip", "install", "--quiet", "--require-hashes", "--python"])
                 .arg(self.python())
                 .arg("--requirement")
                 .arg(&requirements))?;
