@@ -17,6 +17,7 @@ mod run;
 mod runner;
 mod select;
 mod setup;
+mod strict;
 mod test;
 mod venv;
 mod wire;

@@ -12,7 +12,7 @@ use crate::doctor::{self, DoctorArgs};
 use crate::place::Place;
 use crate::run::{self, RunArgs};
 use crate::runner::strip_colours;
-use crate::{cargo, new, setup};
+use crate::{cargo, new, setup, strict};
 
 /// Arguments of `cargo lab test`.
 #[derive(Debug, Clone, clap::Args)]
@@ -48,6 +48,7 @@ enum Step {
     Doctor,
     Notebooks,
     Scaffold,
+    Strict,
 }
 
 /// Every step by name. Packages are built one by one, as users build them: together, cargo would merge their features.
@@ -186,6 +187,7 @@ const STEPS: &[(&str, Step)] = &[
         Step::Cargo(&["test", "--locked", "--no-fail-fast", "-p", "llmkit-kernel"]),
     ),
     ("notebooks", Step::Notebooks),
+    ("strictness", Step::Strict),
 ];
 
 /// Runs the steps and prints the counts; true if nothing failed.
@@ -273,6 +275,7 @@ fn perform(place: &Place, step: Step, count: &mut Count) -> Result<bool> {
         Step::Doctor => doctor::command(place, &DoctorArgs::default()),
         Step::Notebooks => notebooks(place, count),
         Step::Scaffold => scaffold(place, count),
+        Step::Strict => strict::run(place, &mut count.passed, &mut count.failed),
     }
 }
 

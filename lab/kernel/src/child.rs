@@ -344,10 +344,11 @@ impl Filter {
             self.line(line, &mut events);
         }
         // A partial line that cannot become a protocol line is shown at once: dots and carriage returns stream.
-        if self.block.is_none() && !self.pending.is_empty() && !may_be_protocol(&self.pending) {
-            if let Some(text) = take_text(&mut self.pending) {
-                push_text(&mut events, text);
-            }
+        if self.block.is_none()
+            && !may_be_protocol(&self.pending)
+            && let Some(text) = take_text(&mut self.pending)
+        {
+            push_text(&mut events, text);
         }
         events
     }

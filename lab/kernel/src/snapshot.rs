@@ -396,11 +396,31 @@ fn link(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes staging directories of builds that were killed. The caller holds the lock, so none is in use.
+/// Snapshots nobody uses are kept up to this many, for checkouts one goes back and forth between.
+const KEPT: usize = 3;
+
+/// Removes staging directories of builds that were killed, and old snapshots that no kernel uses. The caller holds
+/// the lock, so nothing here is being built.
 fn sweep(parent: &Path) {
+    let mut unused = Vec::new();
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let record = path.join("snapshot.json");
         if entry.file_name().to_string_lossy().starts_with(".staging-") {
-            let _ = fs::remove_dir_all(entry.path());
+            let _ = fs::remove_dir_all(path);
+        } else if let Ok(file) = fs::File::open(&record)
+            && let Ok(modified) = file.metadata().and_then(|metadata| metadata.modified())
+        {
+            unused.push((modified, path, file));
+        }
+    }
+    unused.sort_by_key(|(modified, ..)| std::cmp::Reverse(*modified));
+    for (_, path, file) in unused.into_iter().skip(KEPT) {
+        // Kernels hold a shared lock on the record of what they use.
+        if file.try_lock().is_ok() {
+            // The record goes first: what is left of a deletion that is cut short is no snapshot.
+            let _ = fs::remove_file(path.join("snapshot.json"));
+            let _ = fs::remove_dir_all(path);
         }
     }
 }
@@ -442,6 +462,11 @@ impl Snapshot {
     /// Must be called before any thread is started.
     #[allow(unsafe_code)]
     pub fn enter(&self) -> Result<()> {
+        if let Ok(record) = fs::File::open(self.directory.join("snapshot.json")) {
+            let _ = record.try_lock_shared();
+            // Held as long as the process lives, so that the snapshot is not swept away under it.
+            std::mem::forget(record);
+        }
         let mut path = vec![self.directory.join("bin")];
         if std::env::var_os(SNAPSHOT_VAR).is_none() {
             path.extend(std::env::split_paths(

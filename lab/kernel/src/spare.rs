@@ -56,12 +56,13 @@ pub fn launch(repo: &Path, connection_file: &Path) -> Result<ExitCode> {
         directory: std::env::current_dir()?,
     };
     let (snapshot, is_built) = snapshot::plan(repo)?;
-    if let Some(stream) = is_built.then(|| find(&snapshot)).flatten() {
-        if hand_over(&stream, &handover).is_ok() {
-            // Wait for the kernel behind the spare to end; if this launcher is killed, it notices and ends.
-            let _ = (&stream).read_to_end(&mut Vec::new());
-            return Ok(ExitCode::SUCCESS);
-        }
+    if is_built
+        && let Some(stream) = find(&snapshot)
+        && hand_over(&stream, &handover).is_ok()
+    {
+        // Wait for the kernel behind the spare to end; if this launcher is killed, it notices and ends.
+        let _ = (&stream).read_to_end(&mut Vec::new());
+        return Ok(ExitCode::SUCCESS);
     }
     snapshot.enter()?;
     become_kernel(snapshot, is_built, &handover, repo)?;
@@ -198,12 +199,12 @@ fn wait(listener: &UnixListener, snapshot: &Snapshot) -> Result<Option<(UnixStre
                 stream.set_nonblocking(false)?;
                 stream.set_read_timeout(Some(Duration::from_secs(2)))?;
                 let mut line = String::new();
-                if BufReader::new(&stream).read_line(&mut line).is_ok() {
-                    if let Ok(handover) = serde_json::from_str(&line) {
-                        (&stream).write_all(b"ok\n")?;
-                        stream.set_read_timeout(None)?;
-                        return Ok(Some((stream, handover)));
-                    }
+                if BufReader::new(&stream).read_line(&mut line).is_ok()
+                    && let Ok(handover) = serde_json::from_str(&line)
+                {
+                    (&stream).write_all(b"ok\n")?;
+                    stream.set_read_timeout(None)?;
+                    return Ok(Some((stream, handover)));
                 }
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
