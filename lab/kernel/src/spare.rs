@@ -26,8 +26,12 @@ use crate::snapshot::{self, Snapshot};
 const SESSION_VAR: &str = "LLMKIT_SESSION";
 /// The lab's process; spares live as long as it does.
 const LAB_VAR: &str = "LLMKIT_LAB_PID";
-/// Set to turn spares off.
+/// Set to leave no spare behind.
 const NO_SPARE_VAR: &str = "LLMKIT_NO_SPARE";
+/// Set to start from nothing even where a spare is warm.
+const COLD_VAR: &str = "LLMKIT_COLD_START";
+/// How long a launcher waits for a spare that is still warming; starting another beside it would slow both.
+const WARMING: Duration = Duration::from_secs(30);
 
 /// How long an unused spare waits where no lab is running.
 const IDLE: Duration = Duration::from_secs(120);
@@ -254,15 +258,32 @@ fn spawn_next(snapshot: &Snapshot, repo: &Path) {
     }
 }
 
-/// Connects to a warm spare of this snapshot and environment.
+/// Connects to a spare of this snapshot and environment, waiting for one that is still warming.
 fn find(snapshot: &Snapshot) -> Option<UnixStream> {
-    if std::env::var_os(NO_SPARE_VAR).is_some() {
+    if std::env::var_os(COLD_VAR).is_some() {
         return None;
     }
-    let prefix = format!("{}-", fingerprint());
+    let name = fingerprint();
     let directory = run_directory(snapshot).ok()?;
+    let start = Instant::now();
+    loop {
+        if let Some(stream) = connect(&directory, &format!("{name}-")) {
+            return Some(stream);
+        }
+        // A spare holds its lock from its start until it is taken.
+        let lock = fs::File::open(directory.join(format!("{name}.lock"))).ok()?;
+        if lock.try_lock_shared().is_ok() || start.elapsed() > WARMING {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Connects to the first socket in `directory` that answers.
+fn connect(directory: &Path, prefix: &str) -> Option<UnixStream> {
     for entry in fs::read_dir(directory).ok()?.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(prefix) && name.ends_with(".sock") {
             match UnixStream::connect(entry.path()) {
                 Ok(stream) => return Some(stream),
                 // Left by one that was killed.
@@ -353,6 +374,8 @@ fn fingerprint() -> String {
                 "EVCXR_CONFIG_DIR",
                 SESSION_VAR,
                 LAB_VAR,
+                NO_SPARE_VAR,
+                COLD_VAR,
                 snapshot::SNAPSHOT_VAR,
                 snapshot::HOME_VAR,
             ]

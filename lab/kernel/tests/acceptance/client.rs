@@ -54,7 +54,7 @@ pub fn repo() -> PathBuf {
 impl Kernel {
     /// Starts a kernel without a spare: what is tested is this process.
     pub async fn start() -> Kernel {
-        Kernel::start_with(&[("LLMKIT_NO_SPARE", "1")]).await
+        Kernel::start_with(&[("LLMKIT_NO_SPARE", "1"), ("LLMKIT_COLD_START", "1")]).await
     }
 
     pub async fn start_with(variables: &[(&str, &str)]) -> Kernel {
