@@ -6,7 +6,7 @@
 //!   src/             copies of our own sources, for completion and types
 //!   bin/             cargo and rustup as cells see them (see `shim`), and the kernel itself
 //!   home/            a CARGO_HOME in which rust-analyzer finds the same cargo
-//!   config/          init.evcxr and prelude.rs, read by our kernel and the stock one alike
+//!   config/          evcxr.toml and prelude.rs, read by our kernel and the stock one alike
 //!   metadata.json    the crate graph for rust-analyzer
 //!   snapshot.json    written last: its presence means the rest is complete
 //! ```
@@ -280,7 +280,7 @@ fn build(repo: &Path, toolchain: &Toolchain, directory: &Path) -> Result<Snapsho
     for name in ["home/bin/cargo", "home/bin/rustup"] {
         std::os::unix::fs::symlink("../../bin/llmkit-kernel", root.join(name))?;
     }
-    fs::write(root.join("config/init.evcxr"), "")?;
+    fs::write(root.join("config/evcxr.toml"), CONFIG)?;
     fs::write(root.join("config/prelude.rs"), PRELUDE)?;
     let snapshot = Snapshot {
         externs,
@@ -302,6 +302,10 @@ fn build(repo: &Path, toolchain: &Toolchain, directory: &Path) -> Result<Snapsho
         .with_context(|| format!("create {}", directory.display()))?;
     Ok(snapshot)
 }
+
+/// Cells are thin: what takes time is in the library, at full speed. Unoptimised they compile in half the time;
+/// `:opt 2` is there for a cell with a loop of its own.
+const CONFIG: &str = "[evcxr]\nopt_level = \"0\"\noffline_mode = false\n";
 
 /// What every cell starts from, in both kernels.
 pub const PRELUDE: &str = "use llmkit_prelude::*;\n";
