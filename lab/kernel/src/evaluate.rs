@@ -567,9 +567,15 @@ impl Cell {
                 self.emit(Event::Stream("stdout", text));
             }
             Frame::Stderr(text) => {
-                self.release();
                 self.last_stderr.push_str(&text);
-                self.held = Some((text, Instant::now()));
+                // One message may come in pieces: `eprintln!` writes its arguments one by one.
+                match &mut self.held {
+                    Some((held, since)) if since.elapsed() < DISPLAY_PAUSE => held.push_str(&text),
+                    _ => {
+                        self.release();
+                        self.held = Some((text, Instant::now()));
+                    }
+                }
             }
             Frame::Block(mime, content) => self.block(mime, content),
             Frame::Panicked => self.panicked = true,
@@ -584,7 +590,11 @@ impl Cell {
         match mime.as_str() {
             BEGIN_MIME => self.has_begun = true,
             PANIC_MIME => self.panic = Some(json()),
-            ERROR_MIME => self.error_line = json()["line"].as_u64(),
+            ERROR_MIME => {
+                // What comes on stderr from here on is the error itself.
+                self.release();
+                self.error_line = json()["line"].as_u64();
+            }
             PROGRESS_MIME => {
                 self.flush();
                 self.emit(Event::Progress(json()));
