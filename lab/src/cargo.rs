@@ -21,8 +21,20 @@ pub fn command(place: &Place, subcommand: &str) -> Command {
         .current_dir(&place.root)
         .env("CARGO_TARGET_DIR", place.build_dir());
     forget_outer_cargo(&mut command);
+    if is_offline() {
+        command.env("CARGO_NET_OFFLINE", "true");
+    }
     command
 }
+
+/// Whether downloads are forbidden (`LLMKIT_OFFLINE=1`).
+pub fn is_offline() -> bool {
+    std::env::var("LLMKIT_OFFLINE").is_ok_and(|value| !matches!(value.as_str(), "" | "0"))
+}
+
+/// What to do about a part that is missing where downloads are forbidden.
+pub const OFFLINE_HINT: &str = "LLMKIT_OFFLINE is set and not everything is here yet: run `cargo lab setup` once \
+                                with a network; after that all of it works without";
 
 /// Takes away what `cargo run` said of the lab's own package. Build scripts that watch these variables (ring's)
 /// would otherwise rebuild their crates whenever another package's program calls cargo.
@@ -70,7 +82,12 @@ pub fn build(place: &Place, package: &str) -> Result<Vec<PathBuf>> {
     let status = child.wait().context("wait for cargo")?;
     progress.finish();
     if !status.success() {
-        bail!("cargo build --package {package} failed ({status}); see its messages above");
+        let hint = if is_offline() {
+            OFFLINE_HINT
+        } else {
+            "see its messages above"
+        };
+        bail!("cargo build --package {package} failed ({status}); {hint}");
     }
     Ok(executables)
 }

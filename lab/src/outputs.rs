@@ -92,7 +92,7 @@ impl Outputs {
         let progress = data.remove(PROGRESS);
         if let Some(progress) = progress {
             // A bar is not a result: whatever stands in for it on a screen goes with it.
-            return self.progress(&progress);
+            return self.progress(&progress, &data.remove("text/plain").unwrap_or_default());
         }
         if data.is_empty() {
             return None;
@@ -117,7 +117,7 @@ impl Outputs {
         let mut data = take_object(&mut content["data"]);
         data.remove(CLAIM);
         if let Some(progress) = data.remove(PROGRESS) {
-            return self.progress(&progress);
+            return self.progress(&progress, &data.remove("text/plain").unwrap_or_default());
         }
         let metadata = take_object(&mut content["metadata"]);
         let id = content["transient"]["display_id"].as_str().unwrap_or("");
@@ -131,24 +131,14 @@ impl Outputs {
     }
 
     /// A line for a running operation, at most one a second.
-    fn progress(&mut self, state: &Value) -> Option<String> {
+    /// The line that the kernel says of a running operation, if it is time for one.
+    fn progress(&mut self, state: &Value, line: &Value) -> Option<String> {
         let is_finished = state["finished"] == true;
         if !is_finished && (self.said).is_some_and(|said| said.elapsed() < Duration::from_secs(1)) {
             return None;
         }
         self.said = Some(Instant::now());
-        let number = |field: &str| state[field].as_f64().unwrap_or(0.0);
-        let (done, total, seconds) = (number("done"), number("total"), number("seconds"));
-        let unit = state["unit"].as_str().unwrap_or("");
-        let mut line = format!("{}: {done} {unit}", state["label"].as_str().unwrap_or(""));
-        if total > 0.0 {
-            line += &format!(" of {total} ({:.0} %)", 100.0 * done / total);
-        }
-        line += &format!(", {seconds:.0} s");
-        if total > done && done > 0.0 && !is_finished {
-            line += &format!(", {:.0} s left", seconds / done * (total - done));
-        }
-        Some(line)
+        line.as_str().map(str::to_owned)
     }
 
     fn push(&mut self, output: Value) {
@@ -248,19 +238,16 @@ mod tests {
         let mut outputs = started();
         let state = |done: u64, finished: bool| {
             json!({"data": {PROGRESS: {"id": 0, "label": "load", "done": done, "total": 4, "unit": "layers", "seconds": 2.0, "finished": finished},
-                "text/plain": "[==  ]"}, "transient": {"display_id": "bar"}})
+                "text/plain": format!("load: {done} layers of 4")}, "transient": {"display_id": "bar"}})
         };
         let first = outputs.receive("display_data", state(1, false));
-        assert_eq!(
-            first.as_deref(),
-            Some("load: 1 layers of 4 (25 %), 2 s, 6 s left")
-        );
+        assert_eq!(first.as_deref(), Some("load: 1 layers of 4"));
         assert_eq!(
             outputs.receive("update_display_data", state(2, false)),
             None
         );
         let last = outputs.receive("update_display_data", state(4, true));
-        assert_eq!(last.as_deref(), Some("load: 4 layers of 4 (100 %), 2 s"));
+        assert_eq!(last.as_deref(), Some("load: 4 layers of 4"));
         assert!(outputs.cell(0).is_empty());
     }
 

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::cargo;
 use crate::place::{Place, key, write_atomically};
 
 /// Everything pip may install, with the hash of every file.
@@ -91,6 +92,9 @@ impl Venv {
     pub fn ensure(&self, place: &Place) -> Result<()> {
         if self.is_ready() {
             return Ok(());
+        }
+        if cargo::is_offline() {
+            bail!("JupyterLab is not installed; {}", cargo::OFFLINE_HINT);
         }
         let _lock = place.lock("venv")?;
         if self.is_ready() {

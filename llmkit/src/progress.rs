@@ -29,6 +29,8 @@ pub struct State {
     pub seconds: f64,
     /// Whether the operation has ended.
     pub finished: bool,
+    /// Amount, share, rate and time left, for people; filled in when the state is shown.
+    pub text: String,
 }
 
 /// A running operation. Dropping it ends the bar.
@@ -59,6 +61,7 @@ impl Progress {
                 unit: unit.into(),
                 seconds: 0.0,
                 finished: false,
+                text: String::new(),
             },
             start: Instant::now(),
             shown: None,
@@ -96,6 +99,7 @@ impl Progress {
 
     fn show(&mut self) {
         self.state.seconds = self.start.elapsed().as_secs_f64();
+        self.state.text = self.state.describe();
         let mut out = std::io::stdout().lock();
         // Output that nobody reads any more is not this operation's failure.
         let _ = if self.is_live {
@@ -119,22 +123,28 @@ impl Drop for Progress {
 }
 
 impl State {
-    /// One plain line: label, share, rate, time left.
+    /// One plain line: the label and all that [`State::text`] says.
     pub fn line(&self) -> String {
+        format!("{}: {}", self.label, self.describe())
+    }
+
+    fn describe(&self) -> String {
         let rate = self.done as f64 / self.seconds.max(1e-9);
-        let mut line = format!("{}: {}", self.label, amount(self.done as f64, &self.unit));
+        let mut text = amount(self.done as f64, &self.unit);
         if self.total > 0 {
             let share = 100.0 * self.done as f64 / self.total as f64;
-            line += &format!(
+            text += &format!(
                 " of {} ({share:.0} %)",
                 amount(self.total as f64, &self.unit)
             );
         }
-        line += &format!(", {}/s", amount(rate, &self.unit));
-        if self.total > self.done && !self.finished && rate > 0.0 {
-            line += &format!(", {:.0} s left", (self.total - self.done) as f64 / rate);
+        text += &format!(", {}/s", amount(rate, &self.unit));
+        if self.finished {
+            text += &format!(", {:.1} s", self.seconds);
+        } else if self.total > self.done && self.done > 0 {
+            text += &format!(", {:.0} s left", (self.total - self.done) as f64 / rate);
         }
-        line
+        text
     }
 }
 
@@ -169,6 +179,7 @@ mod tests {
             unit: "B".into(),
             seconds: 5.0,
             finished: false,
+            text: String::new(),
         };
         assert_eq!(
             state.line(),
@@ -186,7 +197,8 @@ mod tests {
             unit: "files".into(),
             seconds: 1.0,
             finished: true,
+            text: String::new(),
         };
-        assert_eq!(state.line(), "read: 3 files, 3 files/s");
+        assert_eq!(state.line(), "read: 3 files, 3 files/s, 1.0 s");
     }
 }

@@ -47,7 +47,11 @@ pub fn sha256_file(path: &Path) -> Result<String> {
         return Ok(sha256);
     }
     let mut file = File::open(path).map_err(Error::io("open", path))?;
-    let mut progress = Progress::new(format!("verify {}", path.display()), bytes, "B");
+    let mut progress = Progress::new(
+        format!("verify {}", path.file_name().unwrap_or_default().display()),
+        bytes,
+        "B",
+    );
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     let mut done = 0;
