@@ -14,7 +14,7 @@
 //! ```
 
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 /// Set for the proxy process; holds the path of the kernel's frame socket.
 pub const PROXY_VAR: &str = "LLMKIT_PROXY";
@@ -111,10 +112,9 @@ impl Frame {
 }
 
 /// Asks the system to kill this process when the one that started it ends, however it ends.
-#[allow(unsafe_code)]
 pub fn die_with_parent() {
-    // SAFETY: prctl with PR_SET_PDEATHSIG takes a signal number and touches no memory.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    // Where the system cannot, the end of stdin ends the process, only later.
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
 }
 
 /// The proxy process: starts the cell process and stays until it ends.
@@ -265,25 +265,21 @@ fn request_flush(control: &Mutex<Option<UnixStream>>) -> bool {
 }
 
 /// Whether a read would return data at once.
-fn is_readable(stream: &impl AsRawFd) -> bool {
-    poll(stream, 0) & libc::POLLIN != 0
+fn is_readable(stream: &impl AsFd) -> bool {
+    poll(stream, Some(&Timespec::default())).contains(PollFlags::IN)
 }
 
 /// Waits until a read would return at once, with data or the end; false if it never will.
-fn wait_readable(stream: &impl AsRawFd) -> bool {
-    poll(stream, -1) & (libc::POLLIN | libc::POLLHUP) != 0
+fn wait_readable(stream: &impl AsFd) -> bool {
+    poll(stream, None).intersects(PollFlags::IN | PollFlags::HUP)
 }
 
-#[allow(unsafe_code)]
-fn poll(stream: &impl AsRawFd, milliseconds: i32) -> i16 {
-    let mut poll = libc::pollfd {
-        fd: stream.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    // SAFETY: one pollfd, on the stack, for the length of the call.
-    let ready = unsafe { libc::poll(&raw mut poll, 1, milliseconds) };
-    if ready == 1 { poll.revents } else { 0 }
+fn poll(stream: &impl AsFd, timeout: Option<&Timespec>) -> PollFlags {
+    let mut polled = [PollFd::new(stream, PollFlags::IN)];
+    match rustix::event::poll(&mut polled, timeout) {
+        Ok(1) => polled[0].revents(),
+        _ => PollFlags::empty(),
+    }
 }
 
 /// Sends one frame whole. A kernel that no longer listens is not an error of the cell's.

@@ -17,8 +17,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,14 @@ use sha2::{Digest, Sha256};
 pub const SNAPSHOT_VAR: &str = "LLMKIT_SNAPSHOT";
 /// The user's own `CARGO_HOME` (empty = unset), kept for the real cargo.
 pub const HOME_VAR: &str = "LLMKIT_USER_CARGO_HOME";
+
+/// Where the cell process finds its session.
+pub const SESSION_VAR: &str = "LLMKIT_SESSION";
+
+/// This process's session file.
+pub fn session_file() -> PathBuf {
+    std::env::temp_dir().join(format!("llmkit-session-{}.json", std::process::id()))
+}
 
 /// Crates a cell can name without `:dep`, besides `llmkit_prelude`.
 const EXTERNS: &[&str] = &[
@@ -461,39 +470,42 @@ impl Snapshot {
         Snapshot::open(Path::new(&directory))
     }
 
-    /// Puts the snapshot's tools and configuration into this process's environment, for evcxr and rust-analyzer.
+    /// Makes this process one that works in the snapshot: its tools and configuration in the environment, for evcxr
+    /// and rust-analyzer, and a session file for the process that runs cells.
     ///
-    /// Must be called before any thread is started.
-    #[allow(unsafe_code)]
+    /// A process cannot safely change its own environment, so it starts itself anew with the right one, under the
+    /// same process id; the second time there is nothing left to change.
     pub fn enter(&self) -> Result<()> {
-        if let Ok(record) = fs::File::open(self.directory.join("snapshot.json")) {
-            let _ = record.try_lock_shared();
-            // Held as long as the process lives, so that the snapshot is not swept away under it.
-            std::mem::forget(record);
+        let is_set = |name: &str, value: &Path| {
+            std::env::var_os(name).is_some_and(|set| set == value.as_os_str())
+        };
+        if is_set(SNAPSHOT_VAR, &self.directory) && is_set(SESSION_VAR, &session_file()) {
+            if let Ok(record) = fs::File::open(self.directory.join("snapshot.json")) {
+                let _ = record.try_lock_shared();
+                // Held as long as the process lives, so that the snapshot is not swept away under it.
+                std::mem::forget(record);
+            }
+            return Ok(());
         }
-        let mut path = vec![self.directory.join("bin")];
-        if std::env::var_os(SNAPSHOT_VAR).is_none() {
-            path.extend(std::env::split_paths(
-                &std::env::var_os("PATH").unwrap_or_default(),
-            ));
-        } else {
-            let old = std::env::var_os("PATH").unwrap_or_default();
-            path.extend(std::env::split_paths(&old).skip(1));
-        }
-        let path = std::env::join_paths(path).context("PATH")?;
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        // An outer kernel's tools are in front if this one was started from a cell.
+        let outer = usize::from(std::env::var_os(SNAPSHOT_VAR).is_some());
+        let path = std::iter::once(self.directory.join("bin"))
+            .chain(std::env::split_paths(&path).skip(outer));
         let home = std::env::var_os(HOME_VAR)
             .or_else(|| std::env::var_os("CARGO_HOME"))
             .unwrap_or_default();
-        // SAFETY: called from `main` before any thread exists.
-        unsafe {
-            std::env::set_var("PATH", path);
-            std::env::set_var(HOME_VAR, home);
-            std::env::set_var("CARGO_HOME", self.directory.join("home"));
-            std::env::set_var(SNAPSHOT_VAR, &self.directory);
-            std::env::set_var("RUSTC", &self.rustc);
-            std::env::set_var("EVCXR_CONFIG_DIR", self.directory.join("config"));
-        }
-        Ok(())
+        let error = Command::new(std::env::current_exe()?)
+            .args(std::env::args_os().skip(1))
+            .env("PATH", std::env::join_paths(path).context("PATH")?)
+            .env(HOME_VAR, home)
+            .env("CARGO_HOME", self.directory.join("home"))
+            .env(SNAPSHOT_VAR, &self.directory)
+            .env(SESSION_VAR, session_file())
+            .env("RUSTC", &self.rustc)
+            .env("EVCXR_CONFIG_DIR", self.directory.join("config"))
+            .exec();
+        Err(error).context("start anew in the snapshot's environment")
     }
 
     /// The kernel binary of this snapshot, for the stock kernel's separate process.

@@ -20,10 +20,8 @@ use sha2::{Digest, Sha256};
 
 use crate::evaluate::Evaluator;
 use crate::server;
-use crate::snapshot::{self, Snapshot};
+use crate::snapshot::{self, SESSION_VAR, Snapshot, session_file};
 
-/// Where the cell process finds its session.
-const SESSION_VAR: &str = "LLMKIT_SESSION";
 /// The lab's process; spares live as long as it does.
 const LAB_VAR: &str = "LLMKIT_LAB_PID";
 /// Set to leave no spare behind.
@@ -114,8 +112,7 @@ fn become_kernel(
     handover: &Handover,
     repo: &Path,
 ) -> Result<()> {
-    let session_file = write_session(handover)?;
-    set_session_file(&session_file);
+    write_session(handover)?;
     let repo = repo.to_path_buf();
     let result = server::run(
         &handover.connection_file,
@@ -130,7 +127,7 @@ fn become_kernel(
             Ok(evaluator)
         }),
     );
-    let _ = fs::remove_file(session_file);
+    let _ = fs::remove_file(session_file());
     result
 }
 
@@ -141,6 +138,7 @@ pub fn serve(repo: &Path, detach: bool) -> Result<ExitCode> {
         spawn_next(&snapshot, repo);
         return Ok(ExitCode::SUCCESS);
     }
+    snapshot.enter()?;
     let directory = run_directory(&snapshot)?;
     let name = fingerprint();
     let lock = fs::File::create(directory.join(format!("{name}.lock")))
@@ -150,9 +148,6 @@ pub fn serve(repo: &Path, detach: bool) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     sweep(&directory);
-    let session_file = directory.join(format!("session-{}.json", std::process::id()));
-    set_session_file(&session_file);
-    snapshot.enter()?;
     std::env::set_current_dir(std::env::temp_dir())?;
     let mut evaluator = Evaluator::new()?;
     evaluator.warm_up();
@@ -167,17 +162,16 @@ pub fn serve(repo: &Path, detach: bool) -> Result<ExitCode> {
     let _ = fs::remove_file(&socket);
     drop(listener);
     drop(lock);
-    fs::write(&session_file, handover.session.to_string()).context("write the session")?;
+    write_session(&handover)?;
     let _ = std::env::set_current_dir(&handover.directory);
     std::thread::spawn({
         let interrupter = evaluator.interrupter();
-        let session_file = session_file.clone();
         let mut stream = stream.try_clone()?;
         move || {
             let _ = stream.read_to_end(&mut Vec::new());
             // The launcher is gone: Jupyter has ended this kernel.
             interrupter.kill();
-            let _ = fs::remove_file(session_file);
+            let _ = fs::remove_file(session_file());
             std::process::exit(0);
         }
     });
@@ -189,7 +183,7 @@ pub fn serve(repo: &Path, detach: bool) -> Result<ExitCode> {
             Ok(evaluator)
         }),
     );
-    let _ = fs::remove_file(session_file);
+    let _ = fs::remove_file(session_file());
     result.map(|()| ExitCode::SUCCESS)
 }
 
@@ -412,15 +406,8 @@ fn session() -> Result<Value> {
     }))
 }
 
-fn write_session(handover: &Handover) -> Result<PathBuf> {
-    let path = std::env::temp_dir().join(format!("llmkit-session-{}.json", std::process::id()));
+fn write_session(handover: &Handover) -> Result<()> {
+    let path = session_file();
     fs::write(&path, handover.session.to_string())
-        .with_context(|| format!("write {}", path.display()))?;
-    Ok(path)
-}
-
-#[allow(unsafe_code)]
-fn set_session_file(path: &Path) {
-    // SAFETY: called from `main` before any thread exists.
-    unsafe { std::env::set_var(SESSION_VAR, path) };
+        .with_context(|| format!("write {}", path.display()))
 }

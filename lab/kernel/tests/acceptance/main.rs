@@ -319,9 +319,12 @@ async fn a_killed_kernel_leaves_nothing_behind() {
 
 #[tokio::test]
 async fn a_spare_takes_over_with_the_notebooks_own_session() {
-    // A fingerprint of its own, so that no other test's kernels meet this spare.
-    let id = std::process::id().to_string();
-    let common = [("LLMKIT_TEST_SPARE", id.as_str()), ("LLMKIT_NO_SPARE", "1")];
+    // Sockets of its own, so that no other test's kernels meet this spare.
+    let sockets = tempfile::tempdir().expect("temporary directory");
+    let common = [
+        ("XDG_RUNTIME_DIR", sockets.path().to_str().expect("UTF-8")),
+        ("LLMKIT_NO_SPARE", "1"),
+    ];
     let mut spare = tokio::process::Command::new(env!("CARGO_BIN_EXE_llmkit-kernel"))
         .arg("spare")
         .arg("--repo")
@@ -330,8 +333,14 @@ async fn a_spare_takes_over_with_the_notebooks_own_session() {
         .kill_on_drop(true)
         .spawn()
         .expect("start a spare");
-    // A launcher waits for a spare that is warming; give this one time to take its lock.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // It may have the library to build first; once it is warming, launchers wait for it.
+    while !has_lock(sockets.path()) {
+        assert!(
+            spare.try_wait().expect("the spare's state").is_none(),
+            "the spare ended"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let variables = [common[0], common[1], ("LLMKIT_PARAMS", "{\"bits\": 3}")];
     let mut kernel = Kernel::start_with(&variables).await;
     let reply = kernel.run("param(\"bits\", 8)").await;
@@ -348,6 +357,19 @@ async fn a_spare_takes_over_with_the_notebooks_own_session() {
     kernel.shut_down().await;
     let ended = tokio::time::timeout(Duration::from_secs(5), spare.wait()).await;
     assert!(ended.is_ok(), "the spare that became a kernel ends with it");
+}
+
+/// Whether a file named `*.lock` is somewhere under `directory`.
+fn has_lock(directory: &std::path::Path) -> bool {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).any(|path| {
+        if path.is_dir() {
+            has_lock(&path)
+        } else {
+            path.extension()
+                .is_some_and(|extension| extension == "lock")
+        }
+    })
 }
 
 /// Whether process `pid` descends from `ancestor`.
