@@ -130,13 +130,12 @@ pub fn proxy() -> ExitCode {
 }
 
 fn run_proxy() -> Result<ExitCode> {
-    let frames = PathBuf::from(std::env::var_os(PROXY_VAR).context("no frame socket")?);
-    let mut from_kernel = UnixStream::connect(&frames).context("connect to the kernel")?;
+    let frame_socket = PathBuf::from(std::env::var_os(PROXY_VAR).context("no frame socket")?);
+    let mut from_kernel = UnixStream::connect(&frame_socket).context("connect to the kernel")?;
     let frames = Arc::new(Mutex::new(
         from_kernel.try_clone().context("clone the frame socket")?,
     ));
-    let control_path =
-        std::env::temp_dir().join(format!("llmkit-control-{}.sock", std::process::id()));
+    let control_path = frame_socket.with_file_name("control.sock");
     let _ = std::fs::remove_file(&control_path);
     let listener = UnixListener::bind(&control_path).context("open the control socket")?;
     let control: Arc<Mutex<Option<UnixStream>>> = Arc::default();

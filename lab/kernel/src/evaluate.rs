@@ -141,16 +141,13 @@ pub struct Evaluator {
     count: u64,
     /// Keeps evcxr's own output channels open; everything comes through frames.
     _outputs: evcxr::EvalContextOutputs,
-    _directory: tempfile::TempDir,
 }
 
 impl Evaluator {
     /// Starts evcxr with the snapshot's prelude; takes seconds.
     pub fn new() -> Result<Evaluator> {
-        let directory = tempfile::Builder::new()
-            .prefix("llmkit-kernel-")
-            .tempdir()?;
-        let socket = directory.path().join("frames.sock");
+        let socket = crate::snapshot::work_directory().join("frames.sock");
+        let _ = std::fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).context("open the frame socket")?;
         let cell = Shared::default();
         let proxy = Arc::default();
@@ -178,7 +175,6 @@ impl Evaluator {
             pongs,
             count: 0,
             _outputs: outputs,
-            _directory: directory,
         })
     }
 

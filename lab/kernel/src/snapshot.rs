@@ -33,9 +33,38 @@ pub const HOME_VAR: &str = "LLMKIT_USER_CARGO_HOME";
 /// Where the cell process finds its session.
 pub const SESSION_VAR: &str = "LLMKIT_SESSION";
 
+/// Prefix of what a kernel keeps in the temporary directory; its process id follows.
+const WORK_PREFIX: &str = "llmkit-kernel-";
+
+/// This process's working directory: evcxr's crate, sockets, the session file.
+pub fn work_directory() -> PathBuf {
+    std::env::temp_dir().join(format!("{WORK_PREFIX}{}", std::process::id()))
+}
+
 /// This process's session file.
 pub fn session_file() -> PathBuf {
-    std::env::temp_dir().join(format!("llmkit-session-{}.json", std::process::id()))
+    work_directory().join("session.json")
+}
+
+/// Removes the working directories of kernels that ended without doing so themselves (killed, crashed).
+fn sweep_dead_kernels() {
+    for entry in fs::read_dir(std::env::temp_dir())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(pid) = name
+            .strip_prefix(WORK_PREFIX)
+            .and_then(|pid| pid.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        if !Path::new("/proc").join(pid.to_string()).exists() {
+            // Somebody else's on a shared machine stays.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// Crates a cell can name without `:dep`, besides `llmkit_prelude`.
@@ -485,7 +514,10 @@ impl Snapshot {
                 // Held as long as the process lives, so that the snapshot is not swept away under it.
                 std::mem::forget(record);
             }
-            return Ok(());
+            sweep_dead_kernels();
+            let directory = work_directory();
+            return fs::create_dir_all(&directory)
+                .with_context(|| format!("create {}", directory.display()));
         }
         let path = std::env::var_os("PATH").unwrap_or_default();
         // An outer kernel's tools are in front if this one was started from a cell.
@@ -502,6 +534,7 @@ impl Snapshot {
             .env("CARGO_HOME", self.directory.join("home"))
             .env(SNAPSHOT_VAR, &self.directory)
             .env(SESSION_VAR, session_file())
+            .env("EVCXR_TMPDIR", work_directory().join("crate"))
             .env("RUSTC", &self.rustc)
             .env("EVCXR_CONFIG_DIR", self.directory.join("config"))
             .exec();

@@ -127,7 +127,7 @@ fn become_kernel(
             Ok(evaluator)
         }),
     );
-    let _ = fs::remove_file(session_file());
+    let _ = fs::remove_dir_all(snapshot::work_directory());
     result
 }
 
@@ -171,7 +171,7 @@ pub fn serve(repo: &Path, detach: bool) -> Result<ExitCode> {
             let _ = stream.read_to_end(&mut Vec::new());
             // The launcher is gone: Jupyter has ended this kernel.
             interrupter.kill();
-            let _ = fs::remove_file(session_file());
+            let _ = fs::remove_dir_all(snapshot::work_directory());
             std::process::exit(0);
         }
     });
@@ -183,7 +183,7 @@ pub fn serve(repo: &Path, detach: bool) -> Result<ExitCode> {
             Ok(evaluator)
         }),
     );
-    let _ = fs::remove_file(session_file());
+    let _ = fs::remove_dir_all(snapshot::work_directory());
     result.map(|()| ExitCode::SUCCESS)
 }
 
@@ -366,6 +366,7 @@ fn fingerprint() -> String {
                 "LD_LIBRARY_PATH",
                 "RUSTC",
                 "EVCXR_CONFIG_DIR",
+                "EVCXR_TMPDIR",
                 SESSION_VAR,
                 LAB_VAR,
                 NO_SPARE_VAR,

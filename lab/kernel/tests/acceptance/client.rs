@@ -103,10 +103,10 @@ impl Kernel {
             let control = create_client_control_connection(&connection, session).await;
             match (iopub, shell, control) {
                 (Ok(iopub), Ok(shell), Ok(control)) => break (iopub, shell, control),
-                _ if wait.elapsed() < Duration::from_secs(20) => {
+                _ if wait.elapsed() < Duration::from_secs(120) => {
                     tokio::time::sleep(Duration::from_millis(50)).await
                 }
-                _ => panic!("the kernel did not open its sockets in 20 s"),
+                _ => panic!("the kernel did not open its sockets in two minutes"),
             }
         };
         let mut kernel = Kernel {
