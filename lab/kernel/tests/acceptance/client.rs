@@ -42,6 +42,9 @@ pub struct Reply {
     pub seconds: f64,
 }
 
+/// Held from choosing ports until a kernel has bound them, so that no other kernel of these tests chooses the same.
+static PORTS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// The checkout under test.
 pub fn repo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -59,6 +62,7 @@ impl Kernel {
 
     pub async fn start_with(variables: &[(&str, &str)]) -> Kernel {
         let directory = tempfile::tempdir().expect("temporary directory");
+        let ports_taken = PORTS.lock().await;
         let ip = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
         let (ports, listeners) = peek_ports_with_listeners(ip, 5).await.expect("free ports");
         let connection = ConnectionInfo {
@@ -109,6 +113,7 @@ impl Kernel {
                 _ => panic!("the kernel did not open its sockets in two minutes"),
             }
         };
+        drop(ports_taken);
         let mut kernel = Kernel {
             process,
             shell,
