@@ -288,7 +288,9 @@ impl Evaluator {
 
     /// Waits until everything the cell printed has been collected.
     fn settle(&self) {
-        if locked(&self.cell).exited.is_none() && self.interrupter.send(child::PING) {
+        if locked(&self.cell).exited.is_none() {
+            // A proxy that is ending does not answer; then the end of its connection counts as the answer.
+            self.interrupter.send(child::PING);
             let _ = self.pongs.recv_timeout(Duration::from_secs(2));
         }
     }
@@ -586,11 +588,7 @@ impl Cell {
         match mime.as_str() {
             BEGIN_MIME => self.has_begun = true,
             PANIC_MIME => self.panic = Some(json()),
-            ERROR_MIME => {
-                // What comes on stderr from here on is the error itself.
-                self.release();
-                self.error_line = json()["line"].as_u64();
-            }
+            ERROR_MIME => self.error_line = json()["line"].as_u64(),
             PROGRESS_MIME => {
                 self.flush();
                 self.emit(Event::Progress(json()));
