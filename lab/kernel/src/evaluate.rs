@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::child::{self, Frame};
 use crate::display::{self, Bundle, PROGRESS_MIME};
+use crate::explain::{folded, headline, lines_in_cell, short};
 
 const BEGIN_MIME: &str = "application/vnd.llmkit.begin+json";
 const PANIC_MIME: &str = "application/vnd.llmkit.panic+json";
@@ -250,12 +251,7 @@ impl Evaluator {
     }
 
     fn evaluate(&mut self, code: &str, number: u64) -> Result<EvalOutputs, evcxr::Error> {
-        if let Some(help) = code
-            .trim()
-            .strip_prefix(":help")
-            .filter(|rest| rest.trim().is_empty())
-        {
-            let _ = help;
+        if code.trim() == ":help" {
             let mut outputs = self.context.execute(":help")?;
             let text = outputs
                 .content_by_mime_type
@@ -437,83 +433,6 @@ fn explain_error(cell: &mut Cell, code: &str) -> Failure {
         message: short(&message, line),
         traceback: headline(name, &message, line, code),
     }
-}
-
-/// The short form of a failure: first line, and where.
-fn short(message: &str, line: Option<usize>) -> String {
-    let first = message.lines().next().unwrap_or_default();
-    match line {
-        Some(line) => format!("{first} (line {line} of the cell)"),
-        None => first.to_owned(),
-    }
-}
-
-const RED: &str = "\u{1b}[1;31m";
-const BOLD: &str = "\u{1b}[1m";
-const RESET: &str = "\u{1b}[0m";
-
-fn headline(name: &str, message: &str, line: Option<usize>, code: &str) -> Vec<String> {
-    let mut lines = vec![format!("{RED}{name}{RESET}: {message}")];
-    if let Some((line, quoted)) =
-        line.and_then(|line| Some((line, crate::cell::quote(code, line)?)))
-    {
-        lines.push(format!(
-            "{BOLD}--> line {line}{RESET} | {}",
-            quoted.trim_end()
-        ));
-    }
-    lines
-}
-
-/// Lines of the generated file named in a backtrace, innermost first.
-fn lines_in_cell(backtrace: &str) -> impl Iterator<Item = u64> + '_ {
-    backtrace.lines().filter_map(|line| {
-        let (_, position) = line.split_once("src/lib.rs:")?;
-        line.trim_start()
-            .strip_prefix("at ")?
-            .strip_suffix(position)?
-            .ends_with("/src/lib.rs:")
-            .then_some(())?;
-        if line.contains("/library/") || line.contains("/registry/") {
-            return None;
-        }
-        position.split(':').next()?.parse().ok()
-    })
-}
-
-/// The frames of a backtrace between the panic machinery and the cell, one line each; `None` if there are none.
-fn folded(backtrace: &str) -> Option<String> {
-    let names: Vec<&str> = backtrace
-        .lines()
-        .filter_map(|line| {
-            line.trim_start()
-                .split_once(": ")
-                .filter(|(number, _)| number.parse::<u32>().is_ok())
-        })
-        .map(|(_, name)| name)
-        .skip_while(|name| !name.contains("panicking::") && !name.contains("rust_begin_unwind"))
-        .skip_while(|name| {
-            [
-                "panicking",
-                "rust_begin_unwind",
-                "core::option",
-                "core::result",
-                "core::slice",
-                "alloc::",
-                "<alloc::",
-                "<usize as",
-                "core::ops",
-                "<core::",
-            ]
-            .iter()
-            .any(|machinery| name.contains(machinery))
-        })
-        .take_while(|name| {
-            !name.starts_with("run_user_code") && !name.contains("ctx::") && !name.contains("evcxr")
-        })
-        .take(8)
-        .collect();
-    (!names.is_empty()).then(|| format!("  through {}", names.join("\n          ")))
 }
 
 /// Reads frames of one cell process after another (a new one connects when the old one ended).

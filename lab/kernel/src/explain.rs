@@ -1,4 +1,4 @@
-//! Compiler messages as a cell's error.
+//! How a failed cell is explained: compiler messages, headlines, backtraces cut to what matters.
 
 use evcxr::{CompilationError, Theme};
 
@@ -82,4 +82,82 @@ fn report(error: &CompilationError, code: &str) -> Vec<String> {
 
 fn ariadne_source(code: &str) -> ariadne::Source<String> {
     ariadne::Source::from(code.to_owned())
+}
+
+/// The short form of a failure: first line, and where.
+pub fn short(message: &str, line: Option<usize>) -> String {
+    let first = message.lines().next().unwrap_or_default();
+    match line {
+        Some(line) => format!("{first} (line {line} of the cell)"),
+        None => first.to_owned(),
+    }
+}
+
+const RED: &str = "\u{1b}[1;31m";
+const BOLD: &str = "\u{1b}[1m";
+const RESET: &str = "\u{1b}[0m";
+
+/// A failure in one coloured line, and the line of the cell it points at.
+pub fn headline(name: &str, message: &str, line: Option<usize>, code: &str) -> Vec<String> {
+    let mut lines = vec![format!("{RED}{name}{RESET}: {message}")];
+    if let Some((line, quoted)) =
+        line.and_then(|line| Some((line, crate::cell::quote(code, line)?)))
+    {
+        lines.push(format!(
+            "{BOLD}--> line {line}{RESET} | {}",
+            quoted.trim_end()
+        ));
+    }
+    lines
+}
+
+/// Lines of the generated file named in a backtrace, innermost first.
+pub fn lines_in_cell(backtrace: &str) -> impl Iterator<Item = u64> + '_ {
+    backtrace.lines().filter_map(|line| {
+        let (_, position) = line.split_once("src/lib.rs:")?;
+        line.trim_start()
+            .strip_prefix("at ")?
+            .strip_suffix(position)?
+            .ends_with("/src/lib.rs:")
+            .then_some(())?;
+        if line.contains("/library/") || line.contains("/registry/") {
+            return None;
+        }
+        position.split(':').next()?.parse().ok()
+    })
+}
+
+/// The frames of a backtrace between the panic machinery and the cell, one line each; `None` if there are none.
+pub fn folded(backtrace: &str) -> Option<String> {
+    let names: Vec<&str> = backtrace
+        .lines()
+        .filter_map(|line| {
+            line.trim_start()
+                .split_once(": ")
+                .filter(|(number, _)| number.parse::<u32>().is_ok())
+        })
+        .map(|(_, name)| name)
+        .skip_while(|name| !name.contains("panicking::") && !name.contains("rust_begin_unwind"))
+        .skip_while(|name| {
+            [
+                "panicking",
+                "rust_begin_unwind",
+                "core::option",
+                "core::result",
+                "core::slice",
+                "alloc::",
+                "<alloc::",
+                "<usize as",
+                "core::ops",
+                "<core::",
+            ]
+            .iter()
+            .any(|machinery| name.contains(machinery))
+        })
+        .take_while(|name| {
+            !name.starts_with("run_user_code") && !name.contains("ctx::") && !name.contains("evcxr")
+        })
+        .take(8)
+        .collect();
+    (!names.is_empty()).then(|| format!("  through {}", names.join("\n          ")))
 }

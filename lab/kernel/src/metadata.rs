@@ -4,7 +4,7 @@
 //! from. Given the true graph it reads some 340 crates before the first cell; almost none of them ever appears in a
 //! notebook. We give it the few that do, with their edges.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -117,17 +117,7 @@ fn redirect(package: &mut Value, repo: &Path, copies: &Path) -> Result<()> {
 
 /// `cargo metadata` for a cell's crate: itself, its own dependencies if it has any, and the reduced graph.
 pub fn answer(snapshot: &Snapshot, arguments: &[String]) -> Result<ExitCode> {
-    let manifest = match arguments
-        .iter()
-        .position(|argument| argument == "--manifest-path")
-    {
-        Some(at) => PathBuf::from(
-            arguments
-                .get(at + 1)
-                .context("--manifest-path has no value")?,
-        ),
-        None => std::path::absolute("Cargo.toml")?,
-    };
+    let manifest = crate::shim::manifest_path(arguments)?;
     let directory = manifest.parent().context("a manifest has a directory")?;
     let is_cell = crate::shim::is_cell(directory);
     let mut metadata = if is_cell && !crate::shim::has_dependencies(directory)? {

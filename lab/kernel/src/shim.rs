@@ -206,20 +206,25 @@ fn build_with_dependencies(snapshot: &Snapshot, arguments: &[String]) -> Result<
 
 /// `cargo locate-project`: the cell's crate is its own workspace.
 fn locate(arguments: &[String]) -> Result<ExitCode> {
-    let manifest = match arguments
-        .iter()
-        .position(|argument| argument == "--manifest-path")
-    {
-        Some(at) => PathBuf::from(
-            arguments
-                .get(at + 1)
-                .context("--manifest-path has no value")?,
-        ),
-        None => std::path::absolute("Cargo.toml")?,
-    };
+    let manifest = manifest_path(arguments)?;
     println!(
         "{}",
         serde_json::to_string(&BTreeMap::from([("root", manifest)]))?
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// The manifest a cargo command is about: `--manifest-path`, else the one in this directory.
+pub fn manifest_path(arguments: &[String]) -> Result<PathBuf> {
+    match arguments
+        .iter()
+        .position(|argument| argument == "--manifest-path")
+    {
+        Some(at) => Ok(PathBuf::from(
+            arguments
+                .get(at + 1)
+                .context("--manifest-path has no value")?,
+        )),
+        None => Ok(std::path::absolute("Cargo.toml")?),
+    }
 }
