@@ -162,12 +162,21 @@ impl Units {
 
 /// About how many artifacts building `package` makes: every crate it needs, and every build script.
 fn count_units(place: &Place, package: &str) -> Result<u64> {
+    // For this platform alone: the crates of the others would be downloaded just to be counted.
     let out = command(place, "metadata")
-        .args(["--format-version=1", "--locked", "--offline"])
+        .args(["--format-version=1", "--locked", "--filter-platform", &host()?])
         .stderr(Stdio::null())
         .output()?;
     let metadata: Value = serde_json::from_slice(&out.stdout)?;
     closure_units(&metadata, package).context("cargo metadata")
+}
+
+/// The platform that is compiled for, as rustc calls it.
+fn host() -> Result<String> {
+    let out = Command::new("rustc").arg("-vV").output().context("start rustc")?;
+    let text = String::from_utf8_lossy(&out.stdout);
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc's host")?.to_owned())
 }
 
 fn closure_units(metadata: &Value, package: &str) -> Option<u64> {
@@ -183,7 +192,7 @@ fn closure_units(metadata: &Value, package: &str) -> Option<u64> {
     while let Some(id) = queue.pop() {
         for dep in nodes.get(id)?["deps"].as_array()? {
             let is_built = (dep["dep_kinds"].as_array()?.iter())
-                .any(|kind| kind["kind"] != "dev" && !is_foreign(&kind["target"]));
+                .any(|kind| kind["kind"] != "dev");
             if let Some(next) = dep["pkg"].as_str()
                 && is_built
                 && seen.insert(next)
@@ -201,14 +210,6 @@ fn closure_units(metadata: &Value, package: &str) -> Option<u64> {
     Some((seen.len() + seen.iter().filter(has_script).count()) as u64)
 }
 
-/// Whether a dependency is for another platform only (recognised by name; this only feeds an estimate).
-fn is_foreign(target: &Value) -> bool {
-    let foreign = ["windows", "wasm", "macos", "apple", "android"];
-    (target.as_str()).is_some_and(|text| {
-        foreign.iter().any(|name| text.contains(name)) && !text.contains("not(")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,22 +217,19 @@ mod tests {
 
     #[test]
     fn units_are_the_crates_needed_and_their_build_scripts() {
-        let dep = |id: &str, kind: Value, target: Value| json!({"pkg": id, "dep_kinds": [{"kind": kind, "target": target}]});
+        let dep = |id: &str, kind: Value| json!({"pkg": id, "dep_kinds": [{"kind": kind}]});
         let metadata = json!({
             "packages": [
                 {"id": "a", "name": "app", "targets": [{"kind": ["bin"]}]},
                 {"id": "b", "name": "lib", "targets": [{"kind": ["lib"]}, {"kind": ["custom-build"]}]},
-                {"id": "c", "name": "win", "targets": [{"kind": ["lib"]}]},
                 {"id": "d", "name": "only-tests", "targets": [{"kind": ["lib"]}]},
             ],
             "resolve": {"nodes": [
                 {"id": "a", "deps": [
-                    dep("b", Value::Null, Value::Null),
-                    dep("c", Value::Null, json!("cfg(windows)")),
-                    dep("d", json!("dev"), Value::Null),
+                    dep("b", Value::Null),
+                    dep("d", json!("dev")),
                 ]},
-                {"id": "b", "deps": [dep("a", Value::Null, Value::Null)]},
-                {"id": "c", "deps": []},
+                {"id": "b", "deps": [dep("a", Value::Null)]},
                 {"id": "d", "deps": []},
             ]},
         });

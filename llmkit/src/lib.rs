@@ -18,6 +18,7 @@ pub mod error;
 pub mod eval;
 pub mod hub;
 pub mod interrupt;
+pub mod kernels;
 pub mod model;
 pub mod progress;
 pub mod quant;

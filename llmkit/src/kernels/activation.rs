@@ -1,0 +1,193 @@
+//! What is done to each element of an activation: RMSNorm, SwiGLU, softmax.
+//!
+//! Plain Rust that the compiler vectorizes, compiled once for each instruction set; sums go through 16 lanes in a fixed order. So the
+//! bits are the same on all of them.
+
+use super::isa::{Isa, vectorized};
+use super::panel::LANES;
+use super::team::Team;
+
+/// Rows below which threads are not worth waking.
+const FEW_ROWS: usize = 8;
+
+/// Calls `work(row index, row)` for each row of `out`, spread over the team.
+pub(super) fn each_row(
+    out: &mut [f32],
+    columns: usize,
+    team: &Team,
+    work: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    let rows = out.len().checked_div(columns).unwrap_or(0);
+    if rows < FEW_ROWS {
+        let rows = out.chunks_exact_mut(columns.max(1));
+        return rows.enumerate().for_each(|(i, row)| work(i, row));
+    }
+    let part = rows.div_ceil(team.threads());
+    let parts: Vec<_> = out
+        .chunks_mut(part * columns)
+        .map(std::sync::Mutex::new)
+        .collect();
+    team.tasks(parts.len(), &|index| {
+        // Each part is locked once, by the thread that takes the task.
+        if let Ok(mut rows) = parts[index].lock() {
+            for (i, row) in rows.chunks_exact_mut(columns).enumerate() {
+                work(index * part + i, row);
+            }
+        }
+    });
+}
+
+/// out = x / √(mean(x²) + ε) · weight for each row of `x` (T, K); weight (K).
+///
+/// Source: Zhang, Sennrich 2019, *Root Mean Square Layer Normalization*, eq. 4.
+///
+/// # Panics
+/// If the sizes do not fit.
+pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32], team: &Team) {
+    let columns = weight.len();
+    assert_eq!(x.len(), out.len(), "RMSNorm sizes");
+    assert!(x.len().is_multiple_of(columns), "rows of {columns}");
+    each_row(out, columns, team, |i, out| {
+        let x = &x[i * columns..(i + 1) * columns];
+        vectorized(isa, || {
+            let mean = sum_of_squares(x) / columns as f32;
+            let factor = 1.0 / (mean + epsilon).sqrt();
+            for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+                *out = x * factor * weight;
+            }
+        });
+    });
+}
+
+#[inline(always)]
+fn sum_of_squares(x: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let mut chunks = x.chunks_exact(LANES);
+    for chunk in chunks.by_ref() {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane += x * x;
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(chunks.remainder()) {
+        *lane += x * x;
+    }
+    tree_sum(lanes)
+}
+
+/// Sum of 16 lanes, halves first.
+#[inline(always)]
+fn tree_sum(mut lanes: [f32; LANES]) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    lanes[0]
+}
+
+/// gate = silu(gate) · up, silu(x) = x / (1 + e⁻ˣ), rows of `columns`.
+///
+/// Source: Shazeer 2020, *GLU Variants Improve Transformer*, eq. 6.
+///
+/// # Panics
+/// If the sizes differ.
+pub fn swiglu(isa: Isa, gate: &mut [f32], up: &[f32], columns: usize, team: &Team) {
+    assert_eq!(gate.len(), up.len(), "SwiGLU sizes");
+    each_row(gate, columns, team, |i, gate| {
+        let up = &up[i * columns..(i + 1) * columns];
+        vectorized(isa, || {
+            for (gate, up) in gate.iter_mut().zip(up) {
+                *gate = *gate / (1.0 + exp(-*gate)) * up;
+            }
+        });
+    });
+}
+
+/// What an online softmax has seen of a row so far.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Running {
+    /// Largest score.
+    pub top: f32,
+    /// Σ e^(score − top).
+    pub total: f32,
+}
+
+impl Running {
+    /// Nothing seen.
+    pub const NEW: Running = Running {
+        top: f32::NEG_INFINITY,
+        total: 0.0,
+    };
+}
+
+/// Replaces scores by e^(score − top), top being the largest of this block and all before. Returns the factor by which
+/// what was summed before must be multiplied. A block without any score (all −∞) changes nothing.
+///
+/// Source: Milakov, Gimelshein 2018, *Online normalizer calculation for softmax*, algorithm 3.
+#[inline(always)]
+pub(super) fn online_softmax(scores: &mut [f32], running: &mut Running) -> f32 {
+    let mut tops = [f32::NEG_INFINITY; LANES];
+    for chunk in scores.chunks(LANES) {
+        for (top, score) in tops.iter_mut().zip(chunk) {
+            *top = if *score > *top { *score } else { *top };
+        }
+    }
+    let top = tops
+        .iter()
+        .fold(running.top, |a, &b| if b > a { b } else { a });
+    if top == f32::NEG_INFINITY {
+        scores.fill(0.0);
+        return 1.0;
+    }
+    let mut lanes = [0f32; LANES];
+    for chunk in scores.chunks_mut(LANES) {
+        for (lane, score) in lanes.iter_mut().zip(chunk) {
+            *score = exp(*score - top);
+            *lane += *score;
+        }
+    }
+    let factor = exp(running.top - top);
+    running.total = running.total * factor + tree_sum(lanes);
+    running.top = top;
+    factor
+}
+
+/// Adding and subtracting it rounds a number below 2²² to a whole one.
+const ROUNDER: f32 = 12_582_912.0;
+/// ln 2 in two parts, the first with few enough bits that n · LN_2_HIGH is exact.
+const LN_2_HIGH: f32 = 0.693_359_4;
+const LN_2_LOW: f32 = -2.121_944_4e-4;
+
+/// eˣ to 3 units in the last place; 0 below −87 (where f32 has no normal numbers left), +∞ above 88.72.
+///
+/// x = n·ln 2 + r with |r| ≤ ln 2 / 2; e^r by its Taylor polynomial of degree 7, whose error of r⁸/8! is below 10⁻⁸; 2ⁿ by
+/// writing n into the exponent, in two steps as 2¹²⁸ is no f32.
+#[inline(always)]
+#[allow(
+    clippy::manual_clamp,
+    reason = "a NaN must stay one, and clamp is slower"
+)]
+pub fn exp(x: f32) -> f32 {
+    let clamped = if x < -87.0 { -87.0 } else { x };
+    let clamped = if clamped > 89.0 { 89.0 } else { clamped };
+    let shifted = clamped * std::f32::consts::LOG2_E + ROUNDER;
+    let n = shifted - ROUNDER;
+    let r = clamped - n * LN_2_HIGH - n * LN_2_LOW;
+    let mut p = 1.0 / 5040.0;
+    for c in [
+        1.0 / 720.0,
+        1.0 / 120.0,
+        1.0 / 24.0,
+        1.0 / 6.0,
+        0.5,
+        1.0,
+        1.0,
+    ] {
+        p = p * r + c;
+    }
+    let exponent = shifted.to_bits().wrapping_sub(ROUNDER.to_bits()) as i32;
+    let half = exponent >> 1;
+    let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
+    let value = p * power(half) * power(exponent - half);
+    if x < -87.0 { 0.0 } else { value }
+}

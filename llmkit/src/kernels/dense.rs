@@ -1,0 +1,399 @@
+//! Products of an input with a matrix of f32 or bf16 elements: out (T, N) = x (T, K) · Wᵀ, W (N, K) in [`Panels`].
+//!
+//! For each output the products are added along K, first to last, in one f32 lane: the sum depends neither on T nor on how work is
+//! split, so one token and a batch of a thousand give the same bits. Parallelism comes from 16 outputs in a register and
+//! from the M × P outputs of a *tile*: M input rows times P panels, held in registers while K passes by.
+//!
+//! bf16 products follow the processor's `vdpbf16ps` (pairs of products added to an f32, subnormals taken as zero), and AVX2
+//! does the same in f32 steps; the two differ in the last bits.
+//!
+//! Cost: 2·T·N·K flops; the matrix is read once for each block of rows that fits half of a 1 MiB cache with it.
+
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+use super::isa::Isa;
+use super::panel::{LANES, Line, Panels, bf16_value};
+use super::team::Team;
+
+/// What a word of an input and of a matrix holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Element {
+    /// One f32.
+    F32,
+    /// Two bf16, the first in the low half.
+    Bf16,
+}
+
+/// Whether a product replaces what is in the output or is added to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Into {
+    /// out = x · Wᵀ.
+    Replace,
+    /// out = out + x · Wᵀ (a residual connection).
+    Add,
+}
+
+/// out (T, N) = x (T, words) · Wᵀ on the best instruction set of this machine and all threads of `team`.
+///
+/// # Panics
+/// If `x` or `out` are not T rows of the matrix's sizes.
+pub fn multiply(
+    element: Element,
+    x: &[u32],
+    matrix: &Panels,
+    into: Into,
+    out: &mut [f32],
+    team: &Team,
+) {
+    multiply_at(Isa::best(), element, x, matrix, into, out, team);
+}
+
+/// [`multiply`] on a given instruction set.
+///
+/// # Panics
+/// As [`multiply`], or if the machine lacks `isa`.
+pub fn multiply_at(
+    isa: Isa,
+    element: Element,
+    x: &[u32],
+    matrix: &Panels,
+    into: Into,
+    out: &mut [f32],
+    team: &Team,
+) {
+    let isa = isa.checked();
+    let (words, outputs) = (matrix.words(), matrix.rows());
+    let tokens = out.len().checked_div(outputs).unwrap_or(0);
+    assert_eq!(out.len(), tokens * outputs, "output rows of {outputs}");
+    assert_eq!(
+        x.len(),
+        tokens * words,
+        "{tokens} input rows of {words} words"
+    );
+    if isa == Isa::Reference {
+        return reference(element, x, matrix, into, out);
+    }
+    let out = Shared(out.as_mut_ptr());
+    // As many rows of x as half a second-level cache holds, a whole number of tiles.
+    let block = ((1 << 19) / (4 * words.max(1))).next_multiple_of(12);
+    team.ranges(matrix.panels(), &|panels: Range<usize>| {
+        let out = &out;
+        for start in (0..tokens).step_by(block) {
+            let rows = block.min(tokens - start);
+            let first = panels.start * LANES;
+            let job = Job {
+                x: x[start * words..].as_ptr(),
+                x_stride: words,
+                rows,
+                lines: matrix.lines()[panels.start * words..].as_ptr(),
+                line_stride: words,
+                words,
+                // SAFETY: inside `out`, as start < T and first < N.
+                out: unsafe { out.0.add(start * outputs + first) },
+                out_stride: outputs,
+                columns: (panels.end * LANES).min(outputs) - first,
+                into,
+            };
+            // SAFETY: x, lines and out hold these rows, panels and columns (asserted above); no other thread has these columns.
+            unsafe { run(isa, element, &job) };
+        }
+    });
+}
+
+/// A pointer that threads may share: each writes elements of its own.
+struct Shared(*mut f32);
+// SAFETY: see above.
+unsafe impl Sync for Shared {}
+
+/// A product on raw memory.
+#[derive(Clone, Copy)]
+pub(super) struct Job {
+    /// Input rows, `rows` × `words`, `x_stride` apart.
+    pub x: *const u32,
+    pub x_stride: usize,
+    pub rows: usize,
+    /// Panels of `words` lines, `line_stride` apart, enough for `columns`.
+    pub lines: *const Line,
+    pub line_stride: usize,
+    pub words: usize,
+    /// Output rows of `columns`, `out_stride` apart.
+    pub out: *mut f32,
+    pub out_stride: usize,
+    pub columns: usize,
+    pub into: Into,
+}
+
+/// Does a job.
+///
+/// # Safety
+/// * This machine has `isa`, which is not the reference.
+/// * All that the job's pointers, sizes and strides reach is valid; nobody else touches the output meanwhile.
+pub(super) unsafe fn run(isa: Isa, element: Element, job: &Job) {
+    // SAFETY: passed on.
+    unsafe {
+        match (isa, element) {
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, Element::F32) => avx512::<F32>(job),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, Element::Bf16) => avx512::<Bf16>(job),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, Element::F32) => avx2::<F32>(job),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, Element::Bf16) => avx2::<Bf16>(job),
+            _ => unreachable!("the reference is not a tile kernel"),
+        }
+    }
+}
+
+/// The elements of a word.
+fn elements(element: Element, word: u32) -> [f64; 2] {
+    match element {
+        Element::F32 => [f64::from(f32::from_bits(word)), 0.0],
+        Element::Bf16 => [word as u16, (word >> 16) as u16].map(|it| f64::from(bf16_value(it))),
+    }
+}
+
+/// Sums in f64, rounded once.
+fn reference(element: Element, x: &[u32], matrix: &Panels, into: Into, out: &mut [f32]) {
+    let (words, outputs) = (matrix.words(), matrix.rows());
+    for (i, out) in out.iter_mut().enumerate() {
+        let (token, row) = (i / outputs, i % outputs);
+        let mut sum = 0.0;
+        for at in 0..words {
+            let a = elements(element, x[token * words + at]);
+            let b = elements(element, matrix.word(row, at));
+            sum += a[0] * b[0] + a[1] * b[1];
+        }
+        *out = match into {
+            Into::Replace => sum as f32,
+            Into::Add => *out + sum as f32,
+        };
+    }
+}
+
+/// One step along K of 16 (or 8) outputs.
+#[cfg(target_arch = "x86_64")]
+trait Dot {
+    /// # Safety
+    /// AVX-512 with BF16.
+    unsafe fn dot512(sum: __m512, line: __m512i, x: __m512i) -> __m512;
+    /// # Safety
+    /// AVX2 with FMA.
+    unsafe fn dot256(sum: __m256, line: __m256i, x: __m256i) -> __m256;
+}
+
+#[cfg(target_arch = "x86_64")]
+struct F32;
+#[cfg(target_arch = "x86_64")]
+impl Dot for F32 {
+    #[inline(always)]
+    unsafe fn dot512(sum: __m512, line: __m512i, x: __m512i) -> __m512 {
+        // SAFETY: the caller has the features.
+        unsafe { _mm512_fmadd_ps(_mm512_castsi512_ps(line), _mm512_castsi512_ps(x), sum) }
+    }
+    #[inline(always)]
+    unsafe fn dot256(sum: __m256, line: __m256i, x: __m256i) -> __m256 {
+        // SAFETY: the caller has the features.
+        unsafe { _mm256_fmadd_ps(_mm256_castsi256_ps(line), _mm256_castsi256_ps(x), sum) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+struct Bf16;
+#[cfg(target_arch = "x86_64")]
+impl Dot for Bf16 {
+    #[inline(always)]
+    unsafe fn dot512(sum: __m512, line: __m512i, x: __m512i) -> __m512 {
+        // SAFETY: the caller has the features; __m512bh is the same 64 bytes.
+        unsafe {
+            let halves = |it: __m512i| std::mem::transmute::<__m512i, __m512bh>(it);
+            _mm512_dpbf16_ps(sum, halves(line), halves(x))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot256(sum: __m256, line: __m256i, x: __m256i) -> __m256 {
+        // SAFETY: the caller has the features.
+        unsafe {
+            let low = |it| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(it));
+            let high = |it| {
+                let mask = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+                _mm256_castsi256_ps(_mm256_and_si256(it, mask))
+            };
+            let sum = _mm256_fmadd_ps(high(line), high(x), sum);
+            _mm256_fmadd_ps(low(line), low(x), sum)
+        }
+    }
+}
+
+/// Rows of the tile that comes next: tiles of at most `most`, as equal as can be.
+pub(super) fn tile_rows(rest: usize, most: usize) -> usize {
+    rest.div_ceil(rest.div_ceil(most).max(1))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn avx512<D: Dot>(job: &Job) {
+    // Few rows leave registers for many panels, which then come from memory as parallel streams.
+    // SAFETY: the pieces lie inside the job.
+    unsafe {
+        match job.rows {
+            0 => {}
+            1 => avx512_wide::<D, 8>(job),
+            2..=6 => avx512_wide::<D, 4>(job),
+            _ => avx512_wide::<D, 2>(job),
+        }
+    }
+}
+
+/// The job in steps of P panels, what is left in steps of one.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn avx512_wide<D: Dot, const P: usize>(job: &Job) {
+    let mut column = 0;
+    while column < job.columns {
+        let panels = if job.columns - column > (P - 1) * LANES {
+            P
+        } else {
+            1
+        };
+        let mut row = 0;
+        while row < job.rows {
+            let rows = tile_rows(job.rows - row, 12);
+            // SAFETY: row < rows and column < columns, so these lie inside.
+            let piece = unsafe {
+                Job {
+                    x: job.x.add(row * job.x_stride),
+                    lines: job.lines.add(column / LANES * job.line_stride),
+                    out: job.out.add(row * job.out_stride + column),
+                    columns: job.columns - column,
+                    ..*job
+                }
+            };
+            macro_rules! tiles {
+                ($($m:literal)*) => {
+                    match (rows, panels) {
+                        $(($m, 1) => tile512::<D, $m, 1>(&piece), ($m, _) => tile512::<D, $m, P>(&piece),)*
+                        _ => unreachable!("tiles have 1 to 12 rows"),
+                    }
+                };
+            }
+            // SAFETY: the piece has these rows, and columns that reach into its last panel.
+            unsafe { tiles!(1 2 3 4 5 6 7 8 9 10 11 12) }
+            row += rows;
+        }
+        column += panels * LANES;
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn tile512<D: Dot, const M: usize, const P: usize>(job: &Job) {
+    let mut sums = [[_mm512_setzero_ps(); P]; M];
+    // SAFETY: M rows and P panels lie inside the job; the last panel's columns are masked.
+    unsafe {
+        for k in 0..job.words {
+            let mut lines = [_mm512_setzero_si512(); P];
+            for (p, line) in lines.iter_mut().enumerate() {
+                *line = _mm512_load_si512(job.lines.add(p * job.line_stride + k).cast());
+            }
+            for (m, sums) in sums.iter_mut().enumerate() {
+                let x = _mm512_set1_epi32(*job.x.add(m * job.x_stride + k) as i32);
+                for (sum, &line) in sums.iter_mut().zip(&lines) {
+                    *sum = D::dot512(*sum, line, x);
+                }
+            }
+        }
+        for (m, sums) in sums.iter().enumerate() {
+            for (p, &sum) in sums.iter().enumerate() {
+                let left = job.columns - p * LANES;
+                let mask = if left >= LANES {
+                    !0
+                } else {
+                    (1u16 << left) - 1
+                };
+                let at = job.out.add(m * job.out_stride + p * LANES);
+                let sum = match job.into {
+                    Into::Replace => sum,
+                    Into::Add => _mm512_add_ps(_mm512_maskz_loadu_ps(mask, at), sum),
+                };
+                _mm512_mask_storeu_ps(at, mask, sum);
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2<D: Dot>(job: &Job) {
+    for column in (0..job.columns).step_by(LANES / 2) {
+        let mut row = 0;
+        while row < job.rows {
+            let rows = tile_rows(job.rows - row, 8);
+            // SAFETY: row < rows and column < columns, so these lie inside; `lines` points at the half of the panel that is meant.
+            unsafe {
+                let half = column % LANES * size_of::<u32>();
+                let piece = Job {
+                    x: job.x.add(row * job.x_stride),
+                    lines: job
+                        .lines
+                        .add(column / LANES * job.line_stride)
+                        .byte_add(half),
+                    out: job.out.add(row * job.out_stride + column),
+                    columns: job.columns - column,
+                    ..*job
+                };
+                match rows {
+                    1 => tile256::<D, 1>(&piece),
+                    2 => tile256::<D, 2>(&piece),
+                    3 => tile256::<D, 3>(&piece),
+                    4 => tile256::<D, 4>(&piece),
+                    5 => tile256::<D, 5>(&piece),
+                    6 => tile256::<D, 6>(&piece),
+                    7 => tile256::<D, 7>(&piece),
+                    _ => tile256::<D, 8>(&piece),
+                }
+            }
+            row += rows;
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile256<D: Dot, const M: usize>(job: &Job) {
+    let mut sums = [_mm256_setzero_ps(); M];
+    // SAFETY: M rows and 8 lanes of each line lie inside the job; columns beyond its own are not written.
+    unsafe {
+        for k in 0..job.words {
+            let line = _mm256_load_si256(job.lines.add(k).cast());
+            for (m, sum) in sums.iter_mut().enumerate() {
+                let x = _mm256_set1_epi32(*job.x.add(m * job.x_stride + k) as i32);
+                *sum = D::dot256(*sum, line, x);
+            }
+        }
+        for (m, &sum) in sums.iter().enumerate() {
+            let mut lanes = [0f32; LANES / 2];
+            _mm256_storeu_ps(lanes.as_mut_ptr(), sum);
+            for (lane, &value) in lanes.iter().take(job.columns).enumerate() {
+                let at = job.out.add(m * job.out_stride + lane);
+                *at = match job.into {
+                    Into::Replace => value,
+                    Into::Add => *at + value,
+                };
+            }
+        }
+    }
+}
+
+/// The bits of f32 values, for [`multiply`] with [`Element::F32`].
+pub fn f32_words(values: &[f32]) -> &[u32] {
+    // SAFETY: same size and alignment, and any bits are a u32.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
+}

@@ -1,0 +1,112 @@
+//! Which instruction set a kernel runs on: chosen at run time, always an argument, never a global.
+
+use std::fmt;
+
+/// An instruction set that kernels are written for, slowest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// Plain Rust on any processor: obvious, in f64 where it matters, never optimised. What the others are checked against.
+    Reference,
+    /// x86-64 with AVX2, FMA and F16C (2013 and later).
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ, VL, VNNI and BF16 (AMD Zen 4, Intel Cooper Lake and later). A processor with only a part of
+    /// these runs [`Avx2`](Isa::Avx2).
+    Avx512,
+}
+
+impl Isa {
+    /// All of them.
+    pub const ALL: [Isa; 3] = [Isa::Reference, Isa::Avx2, Isa::Avx512];
+
+    /// Whether this machine can run it.
+    pub fn is_here(self) -> bool {
+        match self {
+            Isa::Reference => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                Isa::Avx2.is_here()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+                    && is_x86_feature_detected!("avx512bf16")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// Those this machine can run, slowest first.
+    pub fn here() -> Vec<Isa> {
+        Isa::ALL.into_iter().filter(|isa| isa.is_here()).collect()
+    }
+
+    /// The fastest that this machine can run.
+    pub fn best() -> Isa {
+        Isa::here().pop().unwrap_or(Isa::Reference)
+    }
+
+    /// Stops a caller who names an instruction set that the machine lacks: running it would be undefined behaviour.
+    pub(super) fn checked(self) -> Isa {
+        assert!(self.is_here(), "this machine has no {self}");
+        self
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Isa::Reference => "reference",
+            Isa::Avx2 => "AVX2",
+            Isa::Avx512 => "AVX-512",
+        })
+    }
+}
+
+/// Runs `work`, compiled for `isa`: plain Rust that the compiler vectorizes, where no intrinsics are needed.
+/// The arithmetic is the same on each, so the results are too.
+#[inline(always)]
+#[allow(unsafe_code)]
+pub(super) fn vectorized<R>(isa: Isa, work: impl FnOnce() -> R) -> R {
+    match isa.checked() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `checked` has seen the features on this machine.
+        Isa::Avx512 => unsafe { on_avx512(work) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { on_avx2(work) },
+        _ => work(),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
+fn on_avx512<R>(work: impl FnOnce() -> R) -> R {
+    work()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,f16c")]
+fn on_avx2<R>(work: impl FnOnce() -> R) -> R {
+    work()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_runs_anywhere_and_the_best_runs_here() {
+        assert_eq!(Isa::here()[0], Isa::Reference);
+        assert!(Isa::best().is_here());
+        assert!(Isa::here().is_sorted());
+        assert_eq!(vectorized(Isa::best(), || 2 + 2), 4);
+    }
+}

@@ -1,0 +1,32 @@
+//! The arithmetic that everything else waits for, and the only unsafe code of the crate.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`dense`] | x · Wᵀ with f32 or bf16 elements |
+//! | [`integer`] | x · Wᵀ with 8-bit inputs and 1- to 8-bit codes in groups |
+//! | [`attention`] | softmax(q·kᵀ)·v over blocks of keys and values |
+//! | [`activation`] | RMSNorm, SwiGLU, softmax: what is done to each element |
+//! | [`rope`] | rotary positions |
+//! | [`panel`] | how matrices are laid out |
+//! | [`isa`], [`team`] | which instructions, which threads |
+//!
+//! A kernel file has, in order: the public function, the same on a given [`Isa`], the reference (obvious, f64, never
+//! optimised), one function for each instruction set, tests of each of these against the reference.
+//!
+//! Results depend on the instruction set (in the last bits of floating sums) and on nothing else: not on the number of tokens
+//! at once, not on threads, not on where a sequence was cut into chunks.
+
+pub mod activation;
+pub mod attention;
+pub mod dense;
+pub mod integer;
+pub mod isa;
+pub mod panel;
+pub mod rope;
+pub mod team;
+#[cfg(test)]
+mod tests;
+
+pub use isa::Isa;
+pub use panel::Panels;
+pub use team::Team;
