@@ -19,6 +19,7 @@ pub mod eval;
 pub mod hub;
 pub mod interrupt;
 pub mod kernels;
+pub mod kvcache;
 pub mod model;
 pub mod progress;
 pub mod quant;

@@ -31,6 +31,13 @@ pub struct Block<'a> {
     pub values: &'a [Line],
 }
 
+/// Where attention gets its blocks.
+pub trait Blocks {
+    /// Keys and values of positions 64·`index` …; those beyond the last query need only be finite. Called for each block once
+    /// (except by the reference), in order.
+    fn block(&mut self, index: usize) -> Block<'_>;
+}
+
 /// Lines of the keys (and of the values) of a block for heads of `head_dim` features, a multiple of 16.
 pub const fn block_lines(head_dim: usize) -> usize {
     BLOCK / LANES * head_dim
@@ -69,16 +76,15 @@ pub struct Scratch {
 }
 
 /// Attends for `positions.len()` query rows (R, D), already divided by √D; row i sees the keys that `mask` allows at `positions[i]`.
-/// `block(index)` gives keys and values of positions 64·index …; those beyond the last position need only be finite.
 ///
 /// # Panics
 /// If sizes do not fit, D is no multiple of 16, or the machine lacks `isa`.
-pub fn attend<'a>(
+pub fn attend(
     isa: Isa,
     queries: &[f32],
     positions: &[usize],
     mask: Mask,
-    mut block: impl FnMut(usize) -> Block<'a>,
+    mut source: impl Blocks,
     out: &mut [f32],
     scratch: &mut Scratch,
 ) {
@@ -93,19 +99,8 @@ pub fn attend<'a>(
         return;
     };
     let blocks = mask.first(first) / BLOCK..last / BLOCK + 1;
-    let mut block = |index: usize| {
-        let block = block(index);
-        assert_eq!(block.keys.len(), block_lines(head_dim), "keys of a block");
-        assert_eq!(
-            block.values.len(),
-            block_lines(head_dim),
-            "values of a block"
-        );
-        block
-    };
     if isa.checked() == Isa::Reference {
-        let blocks: Vec<_> = (0..blocks.end).map(block).collect();
-        return reference(queries, positions, mask, &blocks, out);
+        return reference(queries, positions, mask, &mut source, out);
     }
     scratch.scores.resize(rows * BLOCK, 0.0);
     scratch.running.clear();
@@ -114,7 +109,9 @@ pub fn attend<'a>(
     for index in blocks {
         let start = index * BLOCK;
         let keys = (last + 1 - start).min(BLOCK);
-        let Block { keys: k, values: v } = block(index);
+        let Block { keys: k, values: v } = source.block(index);
+        assert_eq!(k.len(), block_lines(head_dim), "keys of a block");
+        assert_eq!(v.len(), block_lines(head_dim), "values of a block");
         let scores = Job {
             x: queries.as_ptr().cast(),
             x_stride: head_dim,
@@ -173,38 +170,38 @@ fn reference(
     queries: &[f32],
     positions: &[usize],
     mask: Mask,
-    blocks: &[Block<'_>],
+    source: &mut impl Blocks,
     out: &mut [f32],
 ) {
     let head_dim = queries.len() / positions.len();
+    let at = |lines: &[Line], (line, lane): (usize, usize)| {
+        f64::from(f32::from_bits(lines[line].0[lane]))
+    };
     let rows = queries
         .chunks_exact(head_dim)
         .zip(out.chunks_exact_mut(head_dim));
     for ((query, out), &position) in rows.zip(positions) {
-        let at = |lines: &[Line], (line, lane): (usize, usize)| {
-            f64::from(f32::from_bits(lines[line].0[lane]))
-        };
         let keys = mask.first(position)..position + 1;
-        let scores: Vec<f64> = keys
-            .clone()
-            .map(|key| {
-                let lines = blocks[key / BLOCK].keys;
-                let one = |(i, &q): (usize, &f32)| {
-                    f64::from(q) * at(lines, key_place(head_dim, key % BLOCK, i))
-                };
-                query.iter().enumerate().map(one).sum()
-            })
-            .collect();
+        let mut scores = Vec::new();
+        for key in keys.clone() {
+            let lines = source.block(key / BLOCK).keys;
+            let one = |(i, &q): (usize, &f32)| {
+                f64::from(q) * at(lines, key_place(head_dim, key % BLOCK, i))
+            };
+            scores.push(query.iter().enumerate().map(one).sum::<f64>());
+        }
         let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = scores.iter().map(|score| (score - top).exp()).collect();
         let total: f64 = weights.iter().sum();
-        for (i, out) in out.iter_mut().enumerate() {
-            let mixed: f64 = (keys.clone().zip(&weights))
-                .map(|(key, weight)| {
-                    weight * at(blocks[key / BLOCK].values, value_place(key % BLOCK, i))
-                })
-                .sum();
-            *out = (mixed / total) as f32;
+        let mut mixed = vec![0.0; head_dim];
+        for (key, weight) in keys.zip(&weights) {
+            let lines = source.block(key / BLOCK).values;
+            for (i, mixed) in mixed.iter_mut().enumerate() {
+                *mixed += weight / total * at(lines, value_place(key % BLOCK, i));
+            }
         }
+        out.iter_mut()
+            .zip(mixed)
+            .for_each(|(out, mixed)| *out = mixed as f32);
     }
 }

@@ -154,6 +154,19 @@ impl IntPanels {
         self.columns.div_ceil(CHUNK)
     }
 
+    /// A row that has a scale or a min that is no finite number.
+    pub fn bad_scale(&self) -> Option<usize> {
+        let mins = match &self.offset {
+            Offset::Zero(_) => &[][..],
+            Offset::Mins(mins) => mins,
+        };
+        let groups = self.groups();
+        [self.scales.as_slice(), mins].into_iter().find_map(|all| {
+            let at = all.iter().flatten().position(|it| !it.is_finite())?;
+            Some(at / LANES / groups * LANES + at % LANES)
+        })
+    }
+
     /// Bytes in memory, padding included.
     pub fn bytes(&self) -> usize {
         let mins = match &self.offset {
@@ -291,6 +304,11 @@ impl Bytes {
     /// Rows, T.
     pub fn tokens(&self) -> usize {
         self.tokens
+    }
+
+    /// Columns that share a scale.
+    pub fn group(&self) -> usize {
+        self.group
     }
 
     /// An element's value.

@@ -21,6 +21,7 @@ pub mod attention;
 pub mod dense;
 pub mod integer;
 pub mod isa;
+pub mod likelihood;
 pub mod panel;
 pub mod rope;
 pub mod team;

@@ -1,7 +1,7 @@
 //! Each kernel on each instruction set of this machine against its reference, and planted bugs that these checks catch.
 
 use super::activation::{exp, rms_norm, swiglu};
-use super::attention::{self, BLOCK, Block, Mask, Scratch};
+use super::attention::{self, BLOCK, Block, Blocks, Mask, Scratch};
 use super::dense::{self, Element, Into, f32_words};
 use super::integer::{self, Bytes, IntPanels, OfGroup};
 use super::isa::Isa;
@@ -485,8 +485,10 @@ impl Stored {
         }
         Stored(blocks)
     }
+}
 
-    fn block(&self, index: usize) -> Block<'_> {
+impl Blocks for &Stored {
+    fn block(&mut self, index: usize) -> Block<'_> {
         let (keys, values) = &self.0[index];
         Block { keys, values }
     }
@@ -518,13 +520,12 @@ fn attention_is_right(kernel: &Attend<'_>) -> Result<(), String> {
             let stored = Stored::new(&keys, &values, head_dim);
             let mask = Mask { window };
             let (mut expected, mut got) = (vec![0.0; queries.len()], vec![0.0; queries.len()]);
-            let block = |index| stored.block(index);
             attention::attend(
                 Isa::Reference,
                 &queries,
                 &positions,
                 mask,
-                block,
+                &stored,
                 &mut expected,
                 &mut Scratch::default(),
             );
@@ -567,15 +568,7 @@ fn attention_is_right(kernel: &Attend<'_>) -> Result<(), String> {
 fn attention_is_softmax_over_the_visible_keys() {
     for isa in fast() {
         attention_is_right(&|q, p, mask, stored, out| {
-            attention::attend(
-                isa,
-                q,
-                p,
-                mask,
-                |i| stored.block(i),
-                out,
-                &mut Scratch::default(),
-            );
+            attention::attend(isa, q, p, mask, stored, out, &mut Scratch::default());
         })
         .unwrap_or_else(|wrong| panic!("{isa}: {wrong}"));
     }
@@ -585,15 +578,7 @@ fn attention_is_softmax_over_the_visible_keys() {
 fn planted_bugs_in_attention_are_caught() {
     for isa in fast() {
         let honest = |q: &[f32], p: &[usize], mask, stored: &Stored, out: &mut [f32]| {
-            attention::attend(
-                isa,
-                q,
-                p,
-                mask,
-                |i| stored.block(i),
-                out,
-                &mut Scratch::default(),
-            );
+            attention::attend(isa, q, p, mask, stored, out, &mut Scratch::default());
         };
         // The mask is off by one: a query does not see its own key.
         let off_by_one: &Attend<'_> = &|q, p, mask, stored, out| {
@@ -636,7 +621,7 @@ fn a_row_of_attention_does_not_depend_on_the_others() {
                     q,
                     p,
                     Mask::default(),
-                    |i| stored.block(i),
+                    &stored,
                     out,
                     &mut Scratch::default(),
                 );

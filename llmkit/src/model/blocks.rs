@@ -79,6 +79,18 @@ impl BlockType {
         }
     }
 
+    /// The stored code, without a sign, of element `i` of a block of Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0; 0 for other types.
+    pub(super) fn code(self, block: &[u8], i: usize) -> u8 {
+        match self {
+            BlockType::Q4_0 => nibble(&block[2..], i),
+            BlockType::Q4_1 => nibble(&block[4..], i),
+            BlockType::Q5_0 => five_bits(&block[2..], i),
+            BlockType::Q5_1 => five_bits(&block[4..], i),
+            BlockType::Q8_0 => block[2 + i] ^ 128,
+            _ => 0,
+        }
+    }
+
     /// All elements of `data`, a whole number of blocks (a broken last block is left out).
     pub fn dequantize(self, data: &[u8]) -> Vec<f32> {
         let mut out = Vec::with_capacity(data.len() / self.bytes() * self.elements());

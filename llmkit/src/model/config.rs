@@ -2,7 +2,9 @@
 
 use serde::Deserialize;
 
-use super::gguf::Gguf;
+use super::gguf::{Gguf, Value};
+use super::rope::RopeScaling;
+use crate::kernels::rope::Pairs;
 use crate::{Error, Result};
 
 /// Sizes and constants of a Llama-family model.
@@ -26,9 +28,62 @@ pub struct Config {
     pub context_tokens: usize,
     /// Base of the rotary frequencies.
     pub rope_base: f64,
+    /// How these are stretched.
+    pub scaling: RopeScaling,
+    /// Which features turn together.
+    pub pairs: Pairs,
     /// What RMSNorm adds to the mean square.
     pub norm_epsilon: f64,
+    /// Whether the query, key and value projections have biases (Qwen2).
+    pub has_biases: bool,
+    /// Whether queries and keys are normalised head by head (Qwen3).
+    pub has_qk_norm: bool,
+    /// Keys that a query sees, its own included; all if there is no window (Mistral's has one).
+    pub window: Option<usize>,
 }
+
+/// What the architectures differ in. A new one is a row here.
+struct Flags {
+    /// Name in GGUF files and, except for Mistral, in Hugging Face's.
+    name: &'static str,
+    /// Pairs in GGUF files, and in memory.
+    pairs: Pairs,
+    has_biases: bool,
+    has_qk_norm: bool,
+}
+
+const ARCHITECTURES: [Flags; 4] = [
+    Flags {
+        name: "llama",
+        pairs: Pairs::Neighbours,
+        has_biases: false,
+        has_qk_norm: false,
+    },
+    Flags {
+        name: "mistral",
+        pairs: Pairs::Neighbours,
+        has_biases: false,
+        has_qk_norm: false,
+    },
+    Flags {
+        name: "qwen2",
+        pairs: Pairs::Halves,
+        has_biases: true,
+        has_qk_norm: false,
+    },
+    Flags {
+        name: "qwen3",
+        pairs: Pairs::Halves,
+        has_biases: false,
+        has_qk_norm: true,
+    },
+];
+
+fn flags(name: &str) -> Option<&'static Flags> {
+    ARCHITECTURES.iter().find(|it| it.name == name)
+}
+
+const KNOWN: &str = "an architecture among llama, mistral, qwen2 and qwen3";
 
 /// The fields of Hugging Face's `config.json` that we use.
 #[derive(Deserialize)]
@@ -45,8 +100,9 @@ struct HuggingFace {
     rope_theta: Option<f64>,
     rms_norm_eps: f64,
     rope_scaling: Option<serde_json::Value>,
-    #[serde(default)]
-    attention_bias: bool,
+    sliding_window: Option<usize>,
+    use_sliding_window: Option<bool>,
+    attention_bias: Option<bool>,
     #[serde(default)]
     mlp_bias: bool,
 }
@@ -55,19 +111,32 @@ impl Config {
     /// From the metadata of a GGUF file.
     ///
     /// # Errors
-    /// [`Error::Format`] if a field is missing or the architecture is not `llama`.
+    /// [`Error::Format`] if a field is missing or the architecture is not one of Llama, Mistral, Qwen2, Qwen3.
     pub fn from_gguf(gguf: &Gguf) -> Result<Config> {
         let architecture = gguf.text("general.architecture")?;
-        if architecture != "llama" {
-            return Err(gguf.wrong("general.architecture", "llama", architecture));
-        }
-        let key = |name: &str| format!("llama.{name}");
+        let flags = flags(architecture)
+            .ok_or_else(|| gguf.wrong("general.architecture", KNOWN, architecture))?;
+        let key = |name: &str| format!("{architecture}.{name}");
         let heads = gguf.integer(&key("attention.head_count"))?;
         let width = gguf.integer(&key("embedding_length"))?;
-        let scaling = gguf.metadata.get("llama.rope.scaling.type");
-        if scaling.is_some_and(|it| *it != super::gguf::Value::Text("none".to_owned())) {
-            return Err(gguf.wrong("llama.rope.scaling.type", "none", format!("{scaling:?}")));
-        }
+        let float = |name: &str| gguf.float(&key(name));
+        let scaling = match gguf.metadata.get(&key("rope.scaling.type")) {
+            None => RopeScaling::None,
+            Some(Value::Text(kind)) if kind == "none" => RopeScaling::None,
+            Some(Value::Text(kind)) if kind == "linear" => RopeScaling::Linear {
+                factor: float("rope.scaling.factor")?,
+            },
+            Some(Value::Text(kind)) if kind == "yarn" => RopeScaling::Yarn {
+                factor: float("rope.scaling.factor")?,
+                trained_tokens: gguf.integer(&key("rope.scaling.original_context_length"))? as f64,
+                fast: 32.0,
+                slow: 1.0,
+            },
+            other => {
+                let got = format!("{other:?}");
+                return Err(gguf.wrong(&key("rope.scaling.type"), "none, linear or yarn", got));
+            }
+        };
         Config {
             layers: gguf.integer(&key("block_count"))?,
             width,
@@ -76,13 +145,22 @@ impl Config {
                 .integer(&key("attention.head_count_kv"))
                 .unwrap_or(heads),
             head_dim: gguf
-                .integer(&key("rope.dimension_count"))
+                .integer(&key("attention.key_length"))
+                .or_else(|_| gguf.integer(&key("rope.dimension_count")))
                 .unwrap_or(width / heads.max(1)),
             ffn_width: gguf.integer(&key("feed_forward_length"))?,
             vocabulary: gguf.texts("tokenizer.ggml.tokens")?.len(),
             context_tokens: gguf.integer(&key("context_length"))?,
             rope_base: gguf.float(&key("rope.freq_base")).unwrap_or(10_000.0),
+            scaling,
+            pairs: flags.pairs,
             norm_epsilon: gguf.float(&key("attention.layer_norm_rms_epsilon"))?,
+            has_biases: flags.has_biases,
+            has_qk_norm: flags.has_qk_norm,
+            window: gguf
+                .integer(&key("attention.sliding_window"))
+                .ok()
+                .filter(|&it| it > 0),
         }
         .checked(gguf.file())
     }
@@ -90,7 +168,7 @@ impl Config {
     /// From the text of a Hugging Face `config.json`; `file` is its name in messages.
     ///
     /// # Errors
-    /// [`Error::Json`] if a field is missing, [`Error::Format`] if the model is not a plain Llama.
+    /// [`Error::Json`] if a field is missing, [`Error::Format`] if the model is none of ours.
     pub fn from_hugging_face(file: &str, json: &str) -> Result<Config> {
         let its: HuggingFace = serde_json::from_str(json).map_err(|source| Error::Json {
             context: file.to_owned(),
@@ -101,14 +179,22 @@ impl Config {
             expected: expected.to_owned(),
             got,
         };
-        if its.model_type != "llama" {
-            return Err(wrong("model_type llama", its.model_type));
-        }
-        if let Some(scaling) = its.rope_scaling {
-            return Err(wrong("no rope_scaling", scaling.to_string()));
-        }
-        if its.attention_bias || its.mlp_bias {
-            return Err(wrong("no biases", "biases".to_owned()));
+        let flags = flags(&its.model_type).ok_or_else(|| wrong(KNOWN, its.model_type.clone()))?;
+        let scaling = match &its.rope_scaling {
+            None => RopeScaling::None,
+            Some(json) => scaling(json, its.max_position_embeddings).ok_or_else(|| {
+                wrong(
+                    "rope_scaling of type linear, ntk, yarn or llama3 with its numbers",
+                    json.to_string(),
+                )
+            })?,
+        };
+        let has_biases = its.attention_bias.unwrap_or(flags.has_biases);
+        if its.mlp_bias || (has_biases && !flags.has_biases) {
+            return Err(wrong(
+                "no biases but those of Qwen2's attention",
+                "others".to_owned(),
+            ));
         }
         Config {
             layers: its.num_hidden_layers,
@@ -122,7 +208,14 @@ impl Config {
             vocabulary: its.vocab_size,
             context_tokens: its.max_position_embeddings,
             rope_base: its.rope_theta.unwrap_or(10_000.0),
+            scaling,
+            pairs: flags.pairs,
             norm_epsilon: its.rms_norm_eps,
+            has_biases,
+            has_qk_norm: flags.has_qk_norm,
+            window: its
+                .sliding_window
+                .filter(|_| its.use_sliding_window.unwrap_or(flags.name == "mistral")),
         }
         .checked(file)
     }
@@ -144,7 +237,8 @@ impl Config {
             && self.rope_base.is_finite()
             && self.rope_base > 0.0
             && self.norm_epsilon.is_finite()
-            && self.norm_epsilon >= 0.0;
+            && self.norm_epsilon >= 0.0
+            && self.window != Some(0);
         if fits {
             Ok(self)
         } else {
@@ -154,6 +248,63 @@ impl Config {
                     .to_owned(),
                 got: format!("{self:?}"),
             })
+        }
+    }
+}
+
+/// Hugging Face's `rope_scaling`.
+fn scaling(json: &serde_json::Value, context_tokens: usize) -> Option<RopeScaling> {
+    let kind = json
+        .get("rope_type")
+        .or_else(|| json.get("type"))?
+        .as_str()?;
+    let positive = |name: &str| {
+        json.get(name)?
+            .as_f64()
+            .filter(|it| it.is_finite() && *it > 0.0)
+    };
+    let factor = || positive("factor");
+    let trained = positive("original_max_position_embeddings");
+    Some(match kind {
+        "default" | "none" => RopeScaling::None,
+        "linear" => RopeScaling::Linear { factor: factor()? },
+        "ntk" => RopeScaling::Ntk { factor: factor()? },
+        "yarn" => RopeScaling::Yarn {
+            factor: factor()?,
+            trained_tokens: trained.unwrap_or(context_tokens as f64),
+            fast: positive("beta_fast").unwrap_or(32.0),
+            slow: positive("beta_slow").unwrap_or(1.0),
+        },
+        "llama3" => RopeScaling::Llama3 {
+            factor: factor()?,
+            slow: positive("low_freq_factor")?,
+            fast: positive("high_freq_factor")?,
+            trained_tokens: trained?,
+        },
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+impl Config {
+    /// A small Llama, for tests.
+    pub(super) fn example() -> Config {
+        Config {
+            layers: 2,
+            width: 24,
+            heads: 6,
+            kv_heads: 2,
+            head_dim: 4,
+            ffn_width: 40,
+            vocabulary: 50,
+            context_tokens: 70,
+            rope_base: 100.0,
+            scaling: RopeScaling::None,
+            pairs: Pairs::Neighbours,
+            norm_epsilon: 1e-5,
+            has_biases: false,
+            has_qk_norm: false,
+            window: None,
         }
     }
 }

@@ -3,11 +3,9 @@
 use std::fmt;
 use std::time::Instant;
 
-use candle_core::Tensor;
-
 use super::Model;
-use super::llama::KvCache;
 use super::sample::{Sampling, draw};
+use crate::kvcache::store::Store;
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -86,7 +84,7 @@ impl Model {
     pub fn generate(&self, prompt: &str, options: &GenerateOptions) -> Result<Generation> {
         let prompt_ids = self.encode_prompt(prompt)?;
         let mut generator = options.sampling.generator();
-        let mut cache = KvCache::new();
+        let mut store = self.network.store();
         let mut printer = LinePrinter::new(options.prints);
         let mut tokens = Vec::new();
         let mut is_complete = false;
@@ -94,7 +92,7 @@ impl Model {
         let start = Instant::now();
         let mut logits = match options.max_tokens {
             0 => Vec::new(),
-            _ => self.last_logits(&prompt_ids, &mut cache)?,
+            _ => self.last_logits(&prompt_ids, store.as_mut())?,
         };
         let prompt_seconds = start.elapsed().as_secs_f64();
         let start = Instant::now();
@@ -110,7 +108,7 @@ impl Model {
             printer.show(&self.decode(&tokens)?);
             progress.set(tokens.len() as u64)?;
             if tokens.len() < options.max_tokens {
-                logits = self.last_logits(&[next], &mut cache)?;
+                logits = self.last_logits(&[next], store.as_mut())?;
             }
         }
         let text = self.decode(&tokens)?;
@@ -125,12 +123,11 @@ impl Model {
         })
     }
 
-    /// Logits (V) after the last of `tokens`, which follow those in `cache`.
-    pub(super) fn last_logits(&self, tokens: &[u32], cache: &mut KvCache) -> Result<Vec<f32>> {
-        let hidden = self.network.hidden(tokens, cache)?;
-        let last = hidden.narrow(0, tokens.len() - 1, 1)?;
-        let logits: Tensor = self.network.logits(&last)?;
-        Ok(logits.flatten_all()?.to_vec1()?)
+    /// Logits (V) after the last of `tokens`, which follow those in `store`.
+    pub(super) fn last_logits(&self, tokens: &[u32], store: &mut dyn Store) -> Result<Vec<f32>> {
+        let hidden = self.hidden(tokens, store)?;
+        let last = &hidden[hidden.len() - self.config.width..];
+        Ok(self.network.logits(last))
     }
 }
 

@@ -165,6 +165,11 @@ impl Gguf {
         &self.file
     }
 
+    /// The tensor of that name.
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.iter().find(|it| it.name == name)
+    }
+
     /// The stored bytes of a tensor.
     pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
         // In bounds: checked when the file was opened; an info of another file gives nothing.

@@ -1,4 +1,4 @@
-//! The Llama transformer in f32 on candle tensors: small and obvious, the truth that fast engines are checked against.
+//! The transformer: Llama, Mistral, Qwen2 and Qwen3 by flags of [`Config`].
 //!
 //! ```text
 //! x = embedding[tokens]
@@ -6,313 +6,521 @@
 //!                  x += Wdown · (silu(Wgate·n) ⊙ Wup·n),               n = rmsnorm(x)
 //! logits = Whead · rmsnorm(x)
 //! ```
-//! Shapes: T tokens of this call, S tokens in all (cached and new), K width, H query heads in G groups, D head dimension, V vocabulary.
-//! Rotary embedding turns features 2i and 2i + 1 of a head at position p by the angle p · base^(−2i/D) (GGUF's order, see `weights`).
+//! Shapes: T tokens of this call, S tokens in all (kept and new), K width, H query heads in G groups, D head dimension, V vocabulary.
+//! Qwen2 adds biases to q, k and v; Qwen3 normalises each head of q and k before it turns; Mistral sees a window of keys.
+//!
+//! Several sequences go through the layers together, as rows of one activation; only attention tells them apart. No step sums
+//! over rows or cuts its sums by their number, so a sequence's logits have the same bits alone or in a batch, whole or in
+//! chunks, on one thread or many (see [`kernels`](crate::kernels)): reproducibility is not a mode, and costs nothing.
 //!
 //! Source: Touvron et al. 2023, *LLaMA*; Su et al. 2021, *RoFormer*; Ainslie et al. 2023, *GQA*; Shazeer 2020, *GLU Variants*.
-//! Cost a token: 2 · (weights) flops, and reading every weight once.
+//! Cost a token: 2 · (weights) + 4·S·H·D a layer flops, and reading every weight once for all rows together.
 
-use candle_core::{D, DType, Device, Tensor};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::config::Config;
+use super::linear::{Engine, Input, Linear, WeightType};
+use super::rope::frequencies;
 use super::weights::Weights;
+use crate::kernels::activation::{rms_norm, swiglu};
+use crate::kernels::attention::{Block, Blocks, Mask, Scratch, attend};
+use crate::kernels::dense::Into;
+use crate::kernels::rope::Angles;
+use crate::kvcache::store::{Contiguous, Decoded, Shape, Store};
 use crate::{Error, Result, interrupt};
 
 #[derive(Debug, Clone)]
 struct Layer {
-    attn_norm: Tensor,
-    attn_q: Tensor,
-    attn_k: Tensor,
-    attn_v: Tensor,
-    attn_output: Tensor,
-    ffn_norm: Tensor,
-    ffn_gate: Tensor,
-    ffn_up: Tensor,
-    ffn_down: Tensor,
+    attn_norm: Vec<f32>,
+    attn_q: Arc<dyn Linear>,
+    attn_k: Arc<dyn Linear>,
+    attn_v: Arc<dyn Linear>,
+    /// Biases of the three, empty if there are none.
+    biases: [Vec<f32>; 3],
+    /// Weights of the norms of query and key heads, empty if there are none.
+    qk_norms: [Vec<f32>; 2],
+    attn_output: Arc<dyn Linear>,
+    ffn_norm: Vec<f32>,
+    ffn_gate: Arc<dyn Linear>,
+    ffn_up: Arc<dyn Linear>,
+    ffn_down: Arc<dyn Linear>,
 }
 
-/// The network.
+/// The network. Cloning is cheap: linear layers are shared.
 #[derive(Debug, Clone)]
 pub struct Llama {
     config: Config,
-    embedding: Tensor,
-    layers: Vec<Layer>,
-    norm: Tensor,
-    head: Tensor,
-    /// Angle of each feature pair at position 1: (D/2).
-    frequencies: Vec<f64>,
+    /// Instructions and threads.
+    pub engine: Engine,
+    embedding: Arc<dyn Linear>,
+    layers: Arc<Vec<Layer>>,
+    norm: Vec<f32>,
+    head: Arc<dyn Linear>,
+    angles: Arc<Mutex<Arc<Angles>>>,
 }
 
-/// Keys and values of the tokens seen so far, layer by layer: (G, capacity, D) each. Belongs to one sequence.
-#[derive(Debug, Default)]
-pub struct KvCache {
-    layers: Vec<Option<(Tensor, Tensor)>>,
-    tokens: usize,
+/// What an experiment does to a forward pass.
+pub trait Hook {
+    /// Sees, and may change, an activation (T rows of `columns`) on its way. Names are those of the weights it meets:
+    /// `blk.3.attn_q.in` (also the input of attn_k and attn_v), `blk.3.attn_q.out`, `blk.3.attn_k.out`, `blk.3.attn_v.out` (all before
+    /// they turn), `blk.3.attn_output.in`, `blk.3.out` (the residual stream after attention is `blk.3.mid`),
+    /// `blk.3.ffn_gate.in` (also of ffn_up), `blk.3.ffn_down.in`, and `output.in`.
+    ///
+    /// # Errors
+    /// What it likes; the pass ends with it.
+    fn visit(&mut self, name: &str, columns: usize, values: &mut [f32]) -> Result<()>;
 }
 
-impl KvCache {
-    /// An empty cache.
-    pub fn new() -> KvCache {
-        KvCache::default()
-    }
-
-    /// Tokens seen so far.
-    pub fn len_tokens(&self) -> usize {
-        self.tokens
-    }
-
-    /// Appends (G, T, D) keys and values of `layer`; gives all (G, S, D), as views that stay valid until the next call.
-    fn append(&mut self, layer: usize, key: &Tensor, value: &Tensor) -> Result<(Tensor, Tensor)> {
-        let (groups, new, head_dim) = key.dims3()?;
-        let total = self.tokens + new;
-        if self.layers.len() <= layer {
-            self.layers.resize(layer + 1, None);
-        }
-        let slot = &mut self.layers[layer];
-        let capacity = match slot {
-            Some((keys, _)) => keys.dim(1)?,
-            None => 0,
-        };
-        if total > capacity {
-            let grown = total.next_power_of_two().max(64);
-            let old = self.tokens;
-            let grow = |from: Option<&Tensor>| -> Result<Tensor> {
-                let to = Tensor::zeros((groups, grown, head_dim), DType::F32, key.device())?;
-                if let Some(from) = from
-                    && old > 0
-                {
-                    to.slice_set(&from.narrow(1, 0, old)?.contiguous()?, 1, 0)?;
-                }
-                Ok(to)
-            };
-            *slot = Some((
-                grow(slot.as_ref().map(|it| &it.0))?,
-                grow(slot.as_ref().map(|it| &it.1))?,
-            ));
-        }
-        let Some((keys, values)) = slot else {
-            return Ok((key.clone(), value.clone()));
-        };
-        keys.slice_set(&key.contiguous()?, 1, self.tokens)?;
-        values.slice_set(&value.contiguous()?, 1, self.tokens)?;
-        Ok((keys.narrow(1, 0, total)?, values.narrow(1, 0, total)?))
-    }
+/// Tokens that follow those in a store.
+#[derive(Debug)]
+pub struct Piece<'a> {
+    /// Keys and values of the sequence so far; gets those of `tokens`.
+    pub store: &'a mut dyn Store,
+    /// At least one.
+    pub tokens: &'a [u32],
 }
 
 impl Llama {
-    /// The network of `weights`, each checked against the shape that `config` asks for.
+    /// The network of `weights`, each checked against the shape that `config` asks for, kept as `kind`.
     ///
     /// # Errors
-    /// [`Error::Format`] if a weight is missing, [`Error::Shape`] if one has another shape. `file` is the name in messages.
-    pub fn new(config: &Config, weights: &Weights, file: &str) -> Result<Llama> {
-        let get = |name: String, shape: &[usize]| -> Result<Tensor> {
-            let tensor = weights.get(&name).ok_or_else(|| Error::Format {
-                file: file.to_owned(),
-                expected: format!("a tensor {name}"),
-                got: "none".to_owned(),
-            })?;
-            if tensor.dims() != shape {
-                return Err(Error::Shape {
-                    operation: format!("{file}: {name}"),
-                    expected: format!("{shape:?}"),
-                    got: format!("{:?}", tensor.dims()),
-                });
-            }
-            Ok(tensor.clone())
-        };
+    /// [`Error::Format`] if a weight is missing or not finite, [`Error::Shape`] if one has another shape.
+    pub fn new(config: &Config, weights: &Weights, kind: WeightType) -> Result<Llama> {
         let c = config;
         let (q_width, kv_width) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        let layers = (0..c.layers)
-            .map(|n| {
-                let get =
-                    |name: &str, shape: &[usize]| get(format!("blk.{n}.{name}.weight"), shape);
-                Ok(Layer {
-                    attn_norm: get("attn_norm", &[c.width])?,
-                    attn_q: get("attn_q", &[q_width, c.width])?,
-                    attn_k: get("attn_k", &[kv_width, c.width])?,
-                    attn_v: get("attn_v", &[kv_width, c.width])?,
-                    attn_output: get("attn_output", &[c.width, q_width])?,
-                    ffn_norm: get("ffn_norm", &[c.width])?,
-                    ffn_gate: get("ffn_gate", &[c.ffn_width, c.width])?,
-                    ffn_up: get("ffn_up", &[c.ffn_width, c.width])?,
-                    ffn_down: get("ffn_down", &[c.width, c.ffn_width])?,
-                })
+        let layer = |n: usize| {
+            let name = |part: &str| format!("blk.{n}.{part}");
+            let linear = |part: &str, outputs, inputs| {
+                weights.linear(&name(&format!("{part}.weight")), outputs, inputs, kind)
+            };
+            let vector = |part: &str, length| weights.vector(&name(part), length);
+            let optional = |is_there: bool, part: &str, length| match is_there {
+                true => vector(part, length),
+                false => Ok(Vec::new()),
+            };
+            interrupt::check("load the model")?;
+            Ok(Layer {
+                attn_norm: vector("attn_norm.weight", c.width)?,
+                attn_q: linear("attn_q", q_width, c.width)?,
+                attn_k: linear("attn_k", kv_width, c.width)?,
+                attn_v: linear("attn_v", kv_width, c.width)?,
+                biases: [
+                    optional(c.has_biases, "attn_q.bias", q_width)?,
+                    optional(c.has_biases, "attn_k.bias", kv_width)?,
+                    optional(c.has_biases, "attn_v.bias", kv_width)?,
+                ],
+                qk_norms: [
+                    optional(c.has_qk_norm, "attn_q_norm.weight", c.head_dim)?,
+                    optional(c.has_qk_norm, "attn_k_norm.weight", c.head_dim)?,
+                ],
+                attn_output: linear("attn_output", c.width, q_width)?,
+                ffn_norm: vector("ffn_norm.weight", c.width)?,
+                ffn_gate: linear("ffn_gate", c.ffn_width, c.width)?,
+                ffn_up: linear("ffn_up", c.ffn_width, c.width)?,
+                ffn_down: linear("ffn_down", c.width, c.ffn_width)?,
             })
-            .collect::<Result<_>>()?;
-        let embedding = get("token_embd.weight".to_owned(), &[c.vocabulary, c.width])?;
-        // A model without an output matrix uses its embedding ("tied").
-        let head = match weights.contains_key("output.weight") {
-            true => get("output.weight".to_owned(), &[c.vocabulary, c.width])?,
-            false => embedding.clone(),
         };
-        let frequencies = (0..c.head_dim / 2)
-            .map(|i| c.rope_base.powf(-2.0 * i as f64 / c.head_dim as f64))
-            .collect();
+        let embedding = weights.linear("token_embd.weight", c.vocabulary, c.width, kind)?;
+        // A model without an output matrix uses its embedding ("tied").
+        let head = match weights.shape("output.weight") {
+            Some(_) => weights.linear("output.weight", c.vocabulary, c.width, kind)?,
+            None => Arc::clone(&embedding),
+        };
         Ok(Llama {
             config: c.clone(),
+            engine: Engine::default(),
             embedding,
-            layers,
-            norm: get("output_norm.weight".to_owned(), &[c.width])?,
+            layers: Arc::new((0..c.layers).map(layer).collect::<Result<_>>()?),
+            norm: weights.vector("output_norm.weight", c.width)?,
             head,
-            frequencies,
+            angles: Arc::new(Mutex::new(Arc::new(Angles::new(&[], 1.0, 0)))),
         })
     }
 
-    /// The residual stream after the last layer and the final norm, (T, K), for `tokens` that follow those in `cache`.
+    /// The network with one linear layer replaced; `name` as in the file: `blk.3.ffn_up.weight`, `token_embd.weight` (with the
+    /// head, if tied), `output.weight`.
     ///
     /// # Errors
-    /// [`Error::Argument`] for no tokens, a token outside the vocabulary or a sequence longer than the model's context;
-    /// [`Error::Interrupted`] between layers (the cache is then to be thrown away).
-    pub fn hidden(&self, tokens: &[u32], cache: &mut KvCache) -> Result<Tensor> {
+    /// [`Error::NotFound`] if there is no linear layer of that name, [`Error::Shape`] if the new one has another shape.
+    pub fn with_linear(&self, name: &str, layer: Arc<dyn Linear>) -> Result<Llama> {
+        let mut network = self.clone();
+        let is_tied = Arc::ptr_eq(&self.embedding, &self.head);
+        let slot = match name {
+            "token_embd.weight" => Some(&mut network.embedding),
+            "output.weight" if !is_tied => Some(&mut network.head),
+            _ => Arc::make_mut(&mut network.layers).named(name),
+        };
+        let slot = slot.ok_or_else(|| Error::NotFound {
+            what: format!("linear layer {name:?}"),
+            tried: vec![
+                "blk.0.attn_q.weight … blk.N.ffn_down.weight, token_embd.weight".to_owned(),
+            ],
+        })?;
+        if slot.shape() != layer.shape() {
+            return Err(Error::Shape {
+                operation: format!("replace {name}"),
+                expected: format!("{:?}", slot.shape()),
+                got: format!("{:?}", layer.shape()),
+            });
+        }
+        *slot = layer;
+        if name == "token_embd.weight" && is_tied {
+            network.head = Arc::clone(&network.embedding);
+        }
+        Ok(network)
+    }
+
+    /// Bytes of all weights in memory; a matrix used twice counts once.
+    pub fn bytes(&self) -> usize {
+        let layer = |it: &Layer| {
+            let matrices = [
+                &it.attn_q,
+                &it.attn_k,
+                &it.attn_v,
+                &it.attn_output,
+                &it.ffn_gate,
+                &it.ffn_up,
+                &it.ffn_down,
+            ];
+            let vectors = [&it.attn_norm, &it.ffn_norm]
+                .into_iter()
+                .chain(&it.biases)
+                .chain(&it.qk_norms);
+            matrices.iter().map(|it| it.bytes()).sum::<usize>()
+                + 4 * vectors.map(Vec::len).sum::<usize>()
+        };
+        let head = match Arc::ptr_eq(&self.embedding, &self.head) {
+            true => 0,
+            false => self.head.bytes(),
+        };
+        self.layers.iter().map(layer).sum::<usize>()
+            + self.embedding.bytes()
+            + head
+            + 4 * self.norm.len()
+    }
+
+    /// How the weights of the first layer's queries are kept.
+    pub fn kind(&self) -> String {
+        self.layers
+            .first()
+            .map_or_else(|| self.head.kind(), |it| it.attn_q.kind())
+    }
+
+    /// An empty store for one sequence.
+    pub fn store(&self) -> Box<dyn Store> {
+        Box::new(Contiguous::new(self.store_shape()))
+    }
+
+    /// What a store for this network keeps.
+    pub fn store_shape(&self) -> Shape {
+        Shape {
+            layers: self.config.layers,
+            groups: self.config.kv_heads,
+            head_dim: self.config.head_dim,
+        }
+    }
+
+    /// The residual stream after the last layer and the final norm, (T, K), for all pieces one after the other.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for no tokens, a token outside the vocabulary, a sequence longer than the model's context, or a store of
+    /// another shape; [`Error::Format`] if an activation is not finite (with its layer); [`Error::Interrupted`] between layers;
+    /// what a hook says. The stores then keep the tokens they had.
+    pub fn hidden(
+        &self,
+        pieces: &mut [Piece<'_>],
+        mut hook: Option<&mut dyn Hook>,
+    ) -> Result<Vec<f32>> {
         let c = &self.config;
-        let total = cache.tokens + tokens.len();
-        if tokens.is_empty() {
-            return Err(Error::argument("tokens", "at least one", "none"));
+        self.check(pieces)?;
+        let (isa, team) = (self.engine.isa, self.engine.team.as_ref());
+        let mut positions = Vec::new();
+        let mut x = Vec::new();
+        for piece in pieces.iter() {
+            positions.extend(piece.store.tokens()..piece.store.tokens() + piece.tokens.len());
+            for &token in piece.tokens {
+                let start = x.len();
+                x.resize(start + c.width, 0.0);
+                self.embedding.row(token as usize, &mut x[start..]);
+            }
         }
-        if let Some(&id) = tokens.iter().find(|&&id| id as usize >= c.vocabulary) {
-            return Err(Error::argument(
-                "token id",
-                format!("below {}", c.vocabulary),
-                id,
-            ));
-        }
-        if total > c.context_tokens {
-            return Err(Error::argument(
-                "tokens",
-                format!("at most {} in all", c.context_tokens),
-                total,
-            ));
-        }
-        let device = self.embedding.device();
-        let ids = Tensor::new(tokens, device)?;
-        let mut x = self.embedding.index_select(&ids, 0)?;
-        let (cos, sin) = self.angles(cache.tokens, tokens.len(), device)?;
-        let mask = causal_mask(tokens.len(), total, device)?;
+        let tokens = positions.len();
+        let angles = self.angles(positions.iter().max().map_or(0, |it| it + 1));
+        let (q_width, kv_width) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        let epsilon = c.norm_epsilon as f32;
+        let mut normed = vec![0.0; tokens * c.width];
+        let mut q = vec![0.0; tokens * q_width];
+        let mut k = vec![0.0; tokens * kv_width];
+        let mut v = vec![0.0; tokens * kv_width];
+        let mut mixed = vec![0.0; tokens * q_width];
+        let mut gate = vec![0.0; tokens * c.ffn_width];
+        let mut up = vec![0.0; tokens * c.ffn_width];
+        let mut visit = |n: usize, part: &str, columns: usize, values: &mut [f32]| match &mut hook {
+            Some(hook) => hook.visit(&format!("blk.{n}.{part}"), columns, values),
+            None => Ok(()),
+        };
         for (n, layer) in self.layers.iter().enumerate() {
             interrupt::check("forward pass")?;
-            let norm = self.rms_norm(&x, &layer.attn_norm)?;
-            let query = rotated(
-                &heads(&linear(&norm, &layer.attn_q)?, c.head_dim)?,
-                &cos,
-                &sin,
-            )?;
-            let key = rotated(
-                &heads(&linear(&norm, &layer.attn_k)?, c.head_dim)?,
-                &cos,
-                &sin,
-            )?;
-            let value = heads(&linear(&norm, &layer.attn_v)?, c.head_dim)?;
-            let (keys, values) = cache.append(n, &key, &value)?;
-            let mixed = attention(&query, &keys, &values, mask.as_ref())?;
-            x = (x + linear(&mixed, &layer.attn_output)?)?;
-            let norm = self.rms_norm(&x, &layer.ffn_norm)?;
-            let gated = (linear(&norm, &layer.ffn_gate)?.silu()? * linear(&norm, &layer.ffn_up)?)?;
-            x = (x + linear(&gated, &layer.ffn_down)?)?;
+            rms_norm(isa, &x, &layer.attn_norm, epsilon, &mut normed, team);
+            visit(n, "attn_q.in", c.width, &mut normed)?;
+            let input = Input::new(&normed, c.width, &self.engine);
+            layer
+                .attn_q
+                .forward(&input, Into::Replace, &mut q, &self.engine);
+            layer
+                .attn_k
+                .forward(&input, Into::Replace, &mut k, &self.engine);
+            layer
+                .attn_v
+                .forward(&input, Into::Replace, &mut v, &self.engine);
+            for (out, bias) in [&mut q, &mut k, &mut v].into_iter().zip(&layer.biases) {
+                if !bias.is_empty() {
+                    let rows = out.chunks_exact_mut(bias.len());
+                    rows.for_each(|row| row.iter_mut().zip(bias).for_each(|(x, b)| *x += b));
+                }
+            }
+            visit(n, "attn_q.out", q_width, &mut q)?;
+            visit(n, "attn_k.out", kv_width, &mut k)?;
+            visit(n, "attn_v.out", kv_width, &mut v)?;
+            for (heads, norm) in [&mut q, &mut k].into_iter().zip(&layer.qk_norms) {
+                if !norm.is_empty() {
+                    let before = heads.clone();
+                    rms_norm(isa, &before, norm, epsilon, heads, team);
+                }
+            }
+            angles.turn_rows(isa, c.pairs, &positions, &mut q, q_width, team);
+            angles.turn_rows(isa, c.pairs, &positions, &mut k, kv_width, team);
+            let mut from = 0;
+            for piece in pieces.iter_mut() {
+                let rows = from * kv_width..(from + piece.tokens.len()) * kv_width;
+                piece.store.write(n, &k[rows.clone()], &v[rows]);
+                from += piece.tokens.len();
+            }
+            self.attention(n, pieces, &positions, &q, &mut mixed);
+            visit(n, "attn_output.in", q_width, &mut mixed)?;
+            let input = Input::new(&mixed, q_width, &self.engine);
+            layer
+                .attn_output
+                .forward(&input, Into::Add, &mut x, &self.engine);
+            visit(n, "mid", c.width, &mut x)?;
+            rms_norm(isa, &x, &layer.ffn_norm, epsilon, &mut normed, team);
+            visit(n, "ffn_gate.in", c.width, &mut normed)?;
+            let input = Input::new(&normed, c.width, &self.engine);
+            layer
+                .ffn_gate
+                .forward(&input, Into::Replace, &mut gate, &self.engine);
+            layer
+                .ffn_up
+                .forward(&input, Into::Replace, &mut up, &self.engine);
+            swiglu(isa, &mut gate, &up, c.ffn_width, team);
+            visit(n, "ffn_down.in", c.ffn_width, &mut gate)?;
+            let input = Input::new(&gate, c.ffn_width, &self.engine);
+            layer
+                .ffn_down
+                .forward(&input, Into::Add, &mut x, &self.engine);
+            visit(n, "out", c.width, &mut x)?;
+            if let Some(at) = x.iter().position(|it| !it.is_finite()) {
+                return Err(Error::Format {
+                    file: format!("activation blk.{n}.out, token {}", at / c.width),
+                    expected: "finite numbers".to_owned(),
+                    got: x[at].to_string(),
+                });
+            }
         }
-        cache.tokens = total;
-        self.rms_norm(&x, &self.norm)
+        for piece in pieces {
+            piece.store.commit(piece.tokens.len());
+        }
+        rms_norm(isa, &x, &self.norm, epsilon, &mut normed, team);
+        if let Some(hook) = hook {
+            hook.visit("output.in", c.width, &mut normed)?;
+        }
+        Ok(normed)
     }
 
     /// Logits (T, V) of [`hidden`](Self::hidden) states (T, K).
-    ///
-    /// # Errors
-    /// [`Error::Tensor`] if `hidden` has another width.
-    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        linear(hidden, &self.head)
+    pub fn logits(&self, hidden: &[f32]) -> Vec<f32> {
+        let input = Input::new(hidden, self.config.width, &self.engine);
+        let mut out = vec![0.0; hidden.len() / self.config.width * self.config.vocabulary];
+        self.head
+            .forward(&input, Into::Replace, &mut out, &self.engine);
+        out
     }
 
-    /// x / sqrt(mean(x²) + ε) · w, over the last dimension.
-    fn rms_norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + self.config.norm_epsilon)?.sqrt()?;
-        Ok(x.broadcast_div(&scale)?.broadcast_mul(weight)?)
+    fn check(&self, pieces: &[Piece<'_>]) -> Result<()> {
+        let c = &self.config;
+        for piece in pieces {
+            let total = piece.store.tokens() + piece.tokens.len();
+            if piece.tokens.is_empty() {
+                return Err(Error::argument("tokens", "at least one", "none"));
+            }
+            if let Some(&id) = piece.tokens.iter().find(|&&id| id as usize >= c.vocabulary) {
+                return Err(Error::argument(
+                    "token id",
+                    format!("below {}", c.vocabulary),
+                    id,
+                ));
+            }
+            if total > c.context_tokens {
+                return Err(Error::argument(
+                    "tokens",
+                    format!("at most {} in all", c.context_tokens),
+                    total,
+                ));
+            }
+            if piece.store.shape() != self.store_shape() {
+                let got = format!("{:?}", piece.store.shape());
+                return Err(Error::argument(
+                    "store",
+                    format!("{:?}", self.store_shape()),
+                    got,
+                ));
+            }
+        }
+        Ok(())
     }
 
-    /// cos and sin of each position and feature pair: (T, D/2, 1) each. Angles are computed in f64.
-    fn angles(&self, start: usize, count: usize, device: &Device) -> Result<(Tensor, Tensor)> {
-        let angles: Vec<f64> = (start..start + count)
-            .flat_map(|position| {
-                self.frequencies
-                    .iter()
-                    .map(move |frequency| position as f64 * frequency)
-            })
-            .collect();
-        let of = |f: fn(f64) -> f64| {
-            let values: Vec<f32> = angles.iter().map(|&angle| f(angle) as f32).collect();
-            Tensor::from_vec(values, (count, self.frequencies.len(), 1), device)
+    /// Angles of at least `positions` positions: grown to the next power of two when they are not enough.
+    fn angles(&self, positions: usize) -> Arc<Angles> {
+        let mut angles = self.angles.lock().unwrap_or_else(PoisonError::into_inner);
+        if angles.positions() < positions {
+            let (frequencies, magnitude) = frequencies(&self.config);
+            let enough = positions.next_power_of_two().max(512);
+            *angles = Arc::new(Angles::new(&frequencies, magnitude, enough));
+        }
+        Arc::clone(&angles)
+    }
+
+    /// mixed (T, H·D) = attention of queries (T, H·D) over the stores. A task is some query rows of one key/value head of one
+    /// piece: as many as fill the kernel's tiles for prompts, single ones where there would not be enough tasks.
+    fn attention(
+        &self,
+        layer: usize,
+        pieces: &[Piece<'_>],
+        positions: &[usize],
+        q: &[f32],
+        mixed: &mut [f32],
+    ) {
+        let c = &self.config;
+        let (d, shared) = (c.head_dim, c.heads / c.kv_heads);
+        let padded = self.store_shape().padded_dim();
+        let rows: usize = positions.len() * shared;
+        let in_task = match rows * c.kv_heads < 48 * self.engine.team.threads() {
+            true => 1,
+            false => 48,
         };
-        Ok((of(f64::cos)?, of(f64::sin)?))
-    }
-}
-
-/// x · Wᵀ: (T, K) and (N, K) to (T, N).
-fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    Ok(x.matmul(&weight.t()?)?)
-}
-
-/// (T, H·D) to (H, T, D).
-fn heads(x: &Tensor, head_dim: usize) -> Result<Tensor> {
-    let (tokens, width) = x.dims2()?;
-    Ok(x.reshape((tokens, width / head_dim, head_dim))?
-        .transpose(0, 1)?
-        .contiguous()?)
-}
-
-/// Turns each pair (2i, 2i + 1) of (H, T, D) by its angle.
-fn rotated(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    let (heads, tokens, head_dim) = x.dims3()?;
-    let pairs = x.reshape((heads, tokens, head_dim / 2, 2))?;
-    let (even, odd) = (pairs.narrow(3, 0, 1)?, pairs.narrow(3, 1, 1)?);
-    let even_out = (even.broadcast_mul(cos)? - odd.broadcast_mul(sin)?)?;
-    let odd_out = (even.broadcast_mul(sin)? + odd.broadcast_mul(cos)?)?;
-    Ok(Tensor::cat(&[even_out, odd_out], 3)?.reshape((heads, tokens, head_dim))?)
-}
-
-/// (T, S): 0 where token i of this call may look (positions up to its own), −∞ elsewhere. None for one token.
-fn causal_mask(new: usize, total: usize, device: &Device) -> Result<Option<Tensor>> {
-    if new == 1 {
-        return Ok(None);
-    }
-    let before = total - new;
-    let mask: Vec<f32> = (0..new)
-        .flat_map(|i| {
-            (0..total).map(move |j| {
-                if j <= before + i {
-                    0.0
-                } else {
-                    f32::NEG_INFINITY
+        let mut tasks = Vec::new();
+        let mut first = 0;
+        for piece in pieces {
+            let rows = piece.tokens.len() * shared;
+            for group in 0..c.kv_heads {
+                for start in (0..rows).step_by(in_task) {
+                    tasks.push(Task {
+                        store: &*piece.store,
+                        group,
+                        first,
+                        rows: start..rows.min(start + in_task),
+                        out: Mutex::new(Vec::new()),
+                    });
                 }
-            })
-        })
-        .collect();
-    Ok(Some(Tensor::from_vec(mask, (new, total), device)?))
+            }
+            first += piece.tokens.len();
+        }
+        // Row r of a task belongs to token r / shared and query head r % shared of the group.
+        let place = |task: &Task<'_>, row: usize| {
+            let token = task.first + row / shared;
+            (token * c.heads + task.group * shared + row % shared) * d
+        };
+        let scale = 1.0 / (d as f32).sqrt();
+        let mask = Mask { window: c.window };
+        // Late rows of a prompt see most keys: they go first, so that threads end together.
+        self.engine.team.tasks(tasks.len(), &|index| {
+            let task = &tasks[tasks.len() - 1 - index];
+            let mut queries = vec![0.0; task.rows.len() * padded];
+            let mut own = Vec::with_capacity(task.rows.len());
+            for (query, row) in queries.chunks_exact_mut(padded).zip(task.rows.clone()) {
+                let at = place(task, row);
+                query
+                    .iter_mut()
+                    .zip(&q[at..at + d])
+                    .for_each(|(to, from)| *to = from * scale);
+                own.push(positions[task.first + row / shared]);
+            }
+            let mut out = vec![0.0; queries.len()];
+            let head = Head {
+                store: task.store,
+                layer,
+                group: task.group,
+                decoded: Decoded::default(),
+            };
+            attend(
+                self.engine.isa,
+                &queries,
+                &own,
+                mask,
+                head,
+                &mut out,
+                &mut Scratch::default(),
+            );
+            *task.out.lock().unwrap_or_else(PoisonError::into_inner) = out;
+        });
+        for task in tasks {
+            let out = task.out.lock().unwrap_or_else(PoisonError::into_inner);
+            for (row, out) in task.rows.clone().zip(out.chunks_exact(padded)) {
+                let at = place(&task, row);
+                mixed[at..at + d].copy_from_slice(&out[..d]);
+            }
+        }
+    }
 }
 
-/// softmax(q·kᵀ/√D + mask)·v: queries (H, T, D), keys and values (G, S, D), result (T, H·D).
-/// The H/G query heads of a group are one longer block of queries: nothing is copied.
-fn attention(
-    query: &Tensor,
-    keys: &Tensor,
-    values: &Tensor,
-    mask: Option<&Tensor>,
-) -> Result<Tensor> {
-    let (heads, tokens, head_dim) = query.dims3()?;
-    let (groups, total, _) = keys.dims3()?;
-    let shared = heads / groups;
-    let query = (query / (head_dim as f64).sqrt())?.reshape((groups, shared * tokens, head_dim))?;
-    let mut scores = query.matmul(&keys.t()?)?;
-    if let Some(mask) = mask {
-        scores = scores
-            .reshape((groups, shared, tokens, total))?
-            .broadcast_add(mask)?
-            .reshape((groups, shared * tokens, total))?;
+/// Some query rows of one key/value head of one piece.
+struct Task<'a> {
+    store: &'a dyn Store,
+    group: usize,
+    /// First of all tokens that the piece has.
+    first: usize,
+    /// Query rows of the piece and head that the task has.
+    rows: Range<usize>,
+    out: Mutex<Vec<f32>>,
+}
+
+/// One head of a store.
+struct Head<'a> {
+    store: &'a dyn Store,
+    layer: usize,
+    group: usize,
+    decoded: Decoded,
+}
+
+impl Blocks for Head<'_> {
+    fn block(&mut self, index: usize) -> Block<'_> {
+        self.store
+            .block(self.layer, self.group, index, &mut self.decoded)
     }
-    let weights = scores
-        .broadcast_sub(&scores.max_keepdim(D::Minus1)?)?
-        .exp()?;
-    let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
-    Ok(weights
-        .matmul(&values.contiguous()?)?
-        .reshape((heads, tokens, head_dim))?
-        .transpose(0, 1)?
-        .reshape((tokens, heads * head_dim))?)
+}
+
+/// Layers by the names of their matrices.
+trait Named {
+    fn named(&mut self, name: &str) -> Option<&mut Arc<dyn Linear>>;
+}
+
+impl Named for Vec<Layer> {
+    fn named(&mut self, name: &str) -> Option<&mut Arc<dyn Linear>> {
+        let (n, part) = name
+            .strip_prefix("blk.")?
+            .strip_suffix(".weight")?
+            .split_once('.')?;
+        let layer = self.get_mut(n.parse::<usize>().ok()?)?;
+        Some(match part {
+            "attn_q" => &mut layer.attn_q,
+            "attn_k" => &mut layer.attn_k,
+            "attn_v" => &mut layer.attn_v,
+            "attn_output" => &mut layer.attn_output,
+            "ffn_gate" => &mut layer.ffn_gate,
+            "ffn_up" => &mut layer.ffn_up,
+            "ffn_down" => &mut layer.ffn_down,
+            _ => return None,
+        })
+    }
 }

@@ -9,13 +9,15 @@
 //! # Ok::<(), llmkit::Error>(())
 //! ```
 //!
-//! All arithmetic is f32 on weights decoded to f32: this is the reference that faster engines are compared with.
+//! Weights are kept as the [`WeightType`] asks; the default is f32, exactly what the file says.
 
 pub mod blocks;
 pub mod config;
 mod generate;
 pub mod gguf;
+pub mod linear;
 pub mod llama;
+pub mod rope;
 pub mod sample;
 #[cfg(test)]
 mod tests;
@@ -25,15 +27,18 @@ pub mod weights;
 use std::fmt;
 use std::path::Path;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 pub use config::Config;
 pub use generate::{GenerateOptions, Generation};
-pub use llama::{KvCache, Llama};
+pub use linear::{Engine, Linear, WeightType};
+pub use llama::{Hook, Llama, Piece};
+pub use rope::RopeScaling;
 pub use sample::Sampling;
 pub use tokenizer::Tokenizer;
 
 use crate::hub::{self, Asset, Provenance};
+use crate::kvcache::store::Store;
 use crate::{Error, Result};
 
 /// A model with its tokenizer, ready to run. Cloning is cheap: weights are shared.
@@ -61,19 +66,27 @@ pub struct NextToken {
 }
 
 impl Model {
-    /// Loads a model by name or path (see [`hub::model`]).
+    /// Loads a model by name or path (see [`hub::model`]), with f32 weights.
     ///
     /// # Errors
-    /// Those of [`hub::model`]; [`Error::Format`] or [`Error::Shape`] if the files are not a Llama model we understand.
+    /// Those of [`hub::model`]; [`Error::Format`] or [`Error::Shape`] if the files are not a model we understand.
     pub fn load(name: &str) -> Result<Model> {
-        Model::from_asset(&hub::model(name)?)
+        Model::load_as(name, WeightType::F32)
+    }
+
+    /// Loads a model by name or path, its weights kept as `kind`.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_as(name: &str, kind: WeightType) -> Result<Model> {
+        Model::from_asset(&hub::model(name)?, kind)
     }
 
     /// Loads the files of an asset: a GGUF file, or `model.safetensors` with `config.json` and `tokenizer.json`.
     ///
     /// # Errors
     /// As [`Model::load`].
-    pub fn from_asset(asset: &Asset) -> Result<Model> {
+    pub fn from_asset(asset: &Asset, kind: WeightType) -> Result<Model> {
         let path = asset.path();
         let (config, tokenizer, weights) = if path.extension().is_some_and(|it| it == "safetensors")
         {
@@ -100,10 +113,10 @@ impl Model {
             (
                 config,
                 Tokenizer::from_gguf(&gguf)?,
-                weights::from_gguf(&gguf)?,
+                weights::Weights::of_gguf(gguf),
             )
         };
-        let network = Llama::new(&config, &weights, &path.display().to_string())?;
+        let network = Llama::new(&config, &weights, kind)?;
         Ok(Model {
             config,
             provenance: asset.provenance.clone(),
@@ -156,13 +169,33 @@ impl Model {
     /// # Errors
     /// [`Error::Argument`] for no tokens, unknown tokens or too many; [`Error::Interrupted`].
     pub fn logits(&self, tokens: &[u32]) -> Result<Tensor> {
-        self.network
-            .logits(&self.network.hidden(tokens, &mut KvCache::new())?)
+        let hidden = self.hidden(tokens, self.network.store().as_mut())?;
+        let shape = (tokens.len(), self.config.vocabulary);
+        Ok(Tensor::from_vec(
+            self.network.logits(&hidden),
+            shape,
+            &Device::Cpu,
+        )?)
     }
 
-    /// The network, for step-by-step use with a [`KvCache`].
+    /// The network, for step-by-step use.
     pub fn network(&self) -> &Llama {
         &self.network
+    }
+
+    /// The same model on other threads or instructions.
+    pub fn with_engine(&self, engine: Engine) -> Model {
+        let mut model = self.clone();
+        model.network.engine = engine;
+        model
+    }
+
+    /// Hidden states (T, K) of `tokens` that follow those in `store`.
+    ///
+    /// # Errors
+    /// As [`Llama::hidden`].
+    pub fn hidden(&self, tokens: &[u32], store: &mut dyn Store) -> Result<Vec<f32>> {
+        self.network.hidden(&mut [Piece { store, tokens }], None)
     }
 
     /// The `count` likeliest next tokens after `prompt`, likeliest first, with their probabilities among all tokens.
@@ -170,7 +203,8 @@ impl Model {
     /// # Errors
     /// As [`Model::logits`].
     pub fn next_tokens(&self, prompt: &str, count: usize) -> Result<Vec<NextToken>> {
-        let logits = self.last_logits(&self.encode_prompt(prompt)?, &mut KvCache::new())?;
+        let logits =
+            self.last_logits(&self.encode_prompt(prompt)?, self.network.store().as_mut())?;
         let everything = Sampling {
             temperature: 1.0,
             ..Sampling::default()
@@ -209,31 +243,34 @@ impl Model {
 
     /// Names of all weights, as GGUF has them: `blk.3.ffn_up.weight`.
     pub fn tensor_names(&self) -> Vec<String> {
-        self.weights.keys().cloned().collect()
+        self.weights.names()
     }
 
-    /// A weight as f32; a matrix is (N outputs, K inputs). Shares memory with the model.
+    /// A weight as f32, as the file (or [`with_weight`](Self::with_weight)) has it; a matrix is (N outputs, K inputs).
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is none of that name.
     pub fn weight(&self, name: &str) -> Result<Tensor> {
-        self.weights.get(name).cloned().ok_or_else(|| Error::NotFound {
-            what: format!("weight {name:?}"),
-            tried: vec![format!(
-                "{} weights, such as blk.0.attn_q.weight … blk.{}.ffn_down.weight, token_embd.weight",
-                self.weights.len(),
-                self.config.layers - 1
-            )],
-        })
+        match self.weights.shape(name) {
+            Some(_) => self.weights.tensor(name),
+            None => Err(Error::NotFound {
+                what: format!("weight {name:?}"),
+                tried: vec![format!(
+                    "{} weights, such as blk.0.attn_q.weight … blk.{}.ffn_down.weight, token_embd.weight",
+                    self.weights.names().len(),
+                    self.config.layers - 1
+                )],
+            }),
+        }
     }
 
-    /// The same model with one weight replaced (a quantized one, say); this one stays as it is.
+    /// The same model with one weight matrix replaced (by a quantized one, say), kept in f32; this one stays as it is.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no weight of that name, [`Error::Shape`] if the new one has another shape.
+    /// [`Error::NotFound`] if there is no weight matrix of that name, [`Error::Shape`] if the new one has another shape.
     pub fn with_weight(&self, name: &str, tensor: &Tensor) -> Result<Model> {
         let old = self.weight(name)?;
-        if old.dims() != tensor.dims() {
+        if old.dims() != tensor.dims() || old.rank() != 2 {
             return Err(Error::Shape {
                 operation: format!("replace {name}"),
                 expected: format!("{:?}", old.dims()),
@@ -242,14 +279,21 @@ impl Model {
         }
         let mut model = self.clone();
         let tensor = tensor.to_dtype(candle_core::DType::F32)?.contiguous()?;
-        model.weights.insert(name.to_owned(), tensor);
-        model.network = Llama::new(&model.config, &model.weights, name)?;
+        let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+        let layer = WeightType::F32.layer(name, &values, tensor.dims()[1])?;
+        model.network = self.network.with_linear(name, layer)?;
+        model.weights.replace(name, tensor);
         Ok(model)
     }
 
     /// Parameters in all.
     pub fn parameters(&self) -> usize {
-        self.weights.values().map(Tensor::elem_count).sum()
+        let shapes = self
+            .weights
+            .names()
+            .into_iter()
+            .filter_map(|name| self.weights.shape(&name));
+        shapes.map(|shape| shape.iter().product::<usize>()).sum()
     }
 
     /// Shows provenance and sizes in a notebook.

@@ -5,34 +5,159 @@
 //! of a head together, GGUF features 2i and 2i + 1, and permutes the rows of the two matrices to make up for it. We keep
 //! GGUF's order: rows of a checkpoint are permuted when it is loaded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 
+use super::blocks::BlockType;
 use super::config::Config;
 use super::gguf::Gguf;
+use super::linear::{Integer, Linear, WeightType};
+use crate::kernels::rope::Pairs;
 use crate::{Error, Result};
 
-/// Weights by GGUF name.
-pub type Weights = BTreeMap<String, Tensor>;
+/// Weights by GGUF name: those of a file, decoded when they are asked for, and tensors that stand beside or in front of them.
+#[derive(Debug, Clone)]
+pub struct Weights {
+    /// Name in messages.
+    file: String,
+    gguf: Option<Arc<Gguf>>,
+    tensors: BTreeMap<String, Tensor>,
+}
 
-/// All tensors of a GGUF file, dequantized.
-///
-/// # Errors
-/// [`Error::Tensor`] if memory runs out.
-pub fn from_gguf(gguf: &Gguf) -> Result<Weights> {
-    gguf.tensors
-        .par_iter()
-        .map(|info| {
-            let tensor =
-                Tensor::from_vec(gguf.dequantize(info), info.shape.as_slice(), &Device::Cpu)?;
-            Ok((info.name.clone(), tensor))
-        })
-        .collect()
+impl Weights {
+    /// Those of a GGUF file.
+    pub fn of_gguf(gguf: Gguf) -> Weights {
+        Weights {
+            file: gguf.file().to_owned(),
+            gguf: Some(Arc::new(gguf)),
+            tensors: BTreeMap::new(),
+        }
+    }
+
+    /// Those of f32 tensors; `file` is the name in messages.
+    pub fn of_tensors(file: &str, tensors: BTreeMap<String, Tensor>) -> Weights {
+        Weights {
+            file: file.to_owned(),
+            gguf: None,
+            tensors,
+        }
+    }
+
+    /// Names, in order.
+    pub fn names(&self) -> Vec<String> {
+        let stored = self
+            .gguf
+            .iter()
+            .flat_map(|it| it.tensors.iter().map(|it| &it.name));
+        let names: BTreeSet<&String> = stored.chain(self.tensors.keys()).collect();
+        names.into_iter().cloned().collect()
+    }
+
+    /// Shape of a weight, if there is one of that name.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        match self.tensors.get(name) {
+            Some(tensor) => Some(tensor.dims().to_vec()),
+            None => Some(self.gguf.as_ref()?.tensor(name)?.shape.clone()),
+        }
+    }
+
+    /// A weight as f32.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if there is none of that name.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        if let Some(tensor) = self.tensors.get(name) {
+            return Ok(tensor.clone());
+        }
+        let stored = self
+            .gguf
+            .as_ref()
+            .and_then(|gguf| Some((gguf, gguf.tensor(name)?)));
+        let (gguf, info) = stored.ok_or_else(|| Error::Format {
+            file: self.file.clone(),
+            expected: format!("a tensor {name}"),
+            got: "none".to_owned(),
+        })?;
+        Ok(Tensor::from_vec(
+            gguf.dequantize(info),
+            info.shape.as_slice(),
+            &Device::Cpu,
+        )?)
+    }
+
+    /// Puts a tensor in front of the one of that name.
+    pub fn replace(&mut self, name: &str, tensor: Tensor) {
+        self.tensors.insert(name.to_owned(), tensor);
+    }
+
+    /// The values of a weight of this shape.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if it is missing or not finite, [`Error::Shape`] if it has another shape.
+    pub fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>> {
+        self.has_shape(name, &[length])?;
+        let values = self.tensor(name)?.to_vec1::<f32>()?;
+        match values.iter().position(|it| !it.is_finite()) {
+            None => Ok(values),
+            Some(at) => Err(Error::Format {
+                file: format!("{}: {name}", self.file),
+                expected: "finite weights".to_owned(),
+                got: format!("{} at [{at}]", values[at]),
+            }),
+        }
+    }
+
+    /// A linear layer of `outputs` × `inputs`, kept as `kind` asks.
+    ///
+    /// # Errors
+    /// As [`vector`](Self::vector).
+    pub fn linear(
+        &self,
+        name: &str,
+        outputs: usize,
+        inputs: usize,
+        kind: WeightType,
+    ) -> Result<Arc<dyn Linear>> {
+        self.has_shape(name, &[outputs, inputs])?;
+        let stored = self
+            .gguf
+            .as_ref()
+            .and_then(|gguf| Some((gguf, gguf.tensor(name)?)));
+        let mut kind = kind;
+        if kind == WeightType::Native
+            && !self.tensors.contains_key(name)
+            && let Some((gguf, info)) = stored
+        {
+            if let Some(layer) = Integer::of_blocks(info.block, gguf.data(info), inputs) {
+                layer.check_finite(&format!("{}: {name}", self.file))?;
+                return Ok(Arc::new(layer));
+            }
+            if info.block == BlockType::BF16 {
+                kind = WeightType::Bf16;
+            }
+        }
+        let values = self.tensor(name)?.flatten_all()?.to_vec1::<f32>()?;
+        kind.layer(&format!("{}: {name}", self.file), &values, inputs)
+    }
+
+    fn has_shape(&self, name: &str, shape: &[usize]) -> Result<()> {
+        match self.shape(name) {
+            // A missing one is reported by whoever reads it.
+            None => self.tensor(name).map(|_| ()),
+            Some(got) if got == shape => Ok(()),
+            Some(got) => Err(Error::Shape {
+                operation: format!("{}: {name}", self.file),
+                expected: format!("{shape:?}"),
+                got: format!("{got:?}"),
+            }),
+        }
+    }
 }
 
 /// All tensors of a Hugging Face checkpoint, renamed and permuted to GGUF's conventions.
@@ -48,7 +173,7 @@ pub fn from_safetensors(path: &Path, config: &Config) -> Result<Weights> {
     };
     let tensors = SafeTensors::deserialize(&bytes)
         .map_err(|error| wrong("header", "a safetensors file", error.to_string()))?;
-    tensors
+    let tensors: BTreeMap<String, Tensor> = tensors
         .tensors()
         .par_iter()
         .map(|(name, view)| {
@@ -71,24 +196,18 @@ pub fn from_safetensors(path: &Path, config: &Config) -> Result<Weights> {
                     .collect(),
                 other => return Err(wrong(name, "F32, F16 or BF16", format!("{other:?}"))),
             };
-            if let Some(rows) = rotated_rows(&ours)
-                && shape.len() == 2
-            {
+            let is_turned = ours.contains("attn_q.") || ours.contains("attn_k.");
+            if is_turned && config.pairs == Pairs::Neighbours {
                 if shape[0] % config.head_dim != 0 {
                     return Err(wrong(name, "whole heads", format!("{shape:?}")));
                 }
-                values = rows(&values, config.head_dim, shape[1]);
+                let columns = shape.get(1).copied().unwrap_or(1);
+                values = interleaved(&values, config.head_dim, columns);
             }
             Ok((ours, Tensor::from_vec(values, shape, &Device::Cpu)?))
         })
-        .collect()
-}
-
-type Permutation = fn(&[f32], usize, usize) -> Vec<f32>;
-
-fn rotated_rows(name: &str) -> Option<Permutation> {
-    (name.ends_with("attn_q.weight") || name.ends_with("attn_k.weight"))
-        .then_some(interleaved as Permutation)
+        .collect::<Result<_>>()?;
+    Ok(Weights::of_tensors(&path.display().to_string(), tensors))
 }
 
 /// Rows of each head from the order 0, 1, …, D − 1 to 0, D/2, 1, D/2 + 1, …
@@ -114,19 +233,23 @@ fn gguf_name(name: &str) -> Option<String> {
     }
     let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
     let layer: usize = layer.parse().ok()?;
-    let ours = match rest {
-        "input_layernorm.weight" => "attn_norm",
-        "self_attn.q_proj.weight" => "attn_q",
-        "self_attn.k_proj.weight" => "attn_k",
-        "self_attn.v_proj.weight" => "attn_v",
-        "self_attn.o_proj.weight" => "attn_output",
-        "post_attention_layernorm.weight" => "ffn_norm",
-        "mlp.gate_proj.weight" => "ffn_gate",
-        "mlp.up_proj.weight" => "ffn_up",
-        "mlp.down_proj.weight" => "ffn_down",
+    let (part, kind) = rest.rsplit_once('.')?;
+    let ours = match part {
+        "input_layernorm" => "attn_norm",
+        "self_attn.q_proj" => "attn_q",
+        "self_attn.k_proj" => "attn_k",
+        "self_attn.v_proj" => "attn_v",
+        "self_attn.o_proj" => "attn_output",
+        "self_attn.q_norm" => "attn_q_norm",
+        "self_attn.k_norm" => "attn_k_norm",
+        "post_attention_layernorm" => "ffn_norm",
+        "mlp.gate_proj" => "ffn_gate",
+        "mlp.up_proj" => "ffn_up",
+        "mlp.down_proj" => "ffn_down",
         _ => return None,
     };
-    Some(format!("blk.{layer}.{ours}.weight"))
+    let has_bias = matches!(ours, "attn_q" | "attn_k" | "attn_v");
+    (kind == "weight" || (kind == "bias" && has_bias)).then(|| format!("blk.{layer}.{ours}.{kind}"))
 }
 
 #[cfg(test)]

@@ -1,0 +1,459 @@
+//! Linear layers: what an experiment swaps on a loaded model.
+//!
+//! [`Linear`] is out = x · Wᵀ however W is kept. Three ways are here: [`Dense`] (f32 or bf16) and [`Integer`] (codes in groups with
+//! inputs rounded to 8 bits), both running on [`kernels`](crate::kernels); anything else may implement the trait.
+
+use std::cell::OnceCell;
+use std::fmt;
+use std::sync::Arc;
+
+use half::f16;
+use rayon::prelude::*;
+
+use super::blocks::BlockType;
+use crate::kernels::dense::{self, Element, Into, f32_words};
+use crate::kernels::integer::{self, Bytes, IntPanels, OfGroup};
+use crate::kernels::isa::Isa;
+use crate::kernels::panel::{Panels, bf16_bits, bf16_value};
+use crate::kernels::team::Team;
+use crate::quant::format::IntSymmetric;
+use crate::quant::{Format, Granularity, Grid};
+use crate::{Error, Result};
+
+/// Which instructions and which threads: how a forward pass runs. The result depends on the first in its last bits, never on the second.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    /// Instruction set.
+    pub isa: Isa,
+    /// Threads.
+    pub team: Arc<Team>,
+}
+
+impl Default for Engine {
+    /// The best instruction set of this machine on all its cores.
+    fn default() -> Engine {
+        Engine {
+            isa: Isa::best(),
+            team: Arc::clone(Team::global()),
+        }
+    }
+}
+
+/// An activation (T, K), in whatever form a layer wants it; each form is made once, when first asked for.
+#[derive(Debug)]
+pub struct Input<'a> {
+    /// Row-major.
+    pub values: &'a [f32],
+    /// K.
+    pub columns: usize,
+    bf16: OnceCell<Vec<u32>>,
+    bytes: OnceCell<Bytes>,
+    engine: &'a Engine,
+}
+
+impl<'a> Input<'a> {
+    /// Wraps rows of `columns` values.
+    pub fn new(values: &'a [f32], columns: usize, engine: &'a Engine) -> Input<'a> {
+        Input {
+            values,
+            columns,
+            bf16: OnceCell::new(),
+            bytes: OnceCell::new(),
+            engine,
+        }
+    }
+
+    /// Rounded to bf16, two to a word, rows filled up with zero.
+    pub fn bf16(&self) -> &[u32] {
+        self.bf16.get_or_init(|| {
+            let word = |pair: &[f32]| {
+                let high = pair.get(1).map_or(0, |&it| bf16_bits(it));
+                u32::from(bf16_bits(pair[0])) | u32::from(high) << 16
+            };
+            let rows = self.values.chunks_exact(self.columns.max(1));
+            rows.flat_map(|row| row.chunks(2).map(word)).collect()
+        })
+    }
+
+    /// Rounded to 8 bits in groups; [`None`] if it was asked for in other groups before.
+    fn cached_bytes(&self, group: usize) -> Option<&Bytes> {
+        let round = || {
+            Bytes::round(
+                self.engine.isa,
+                self.values,
+                self.columns,
+                group,
+                &self.engine.team,
+            )
+        };
+        let bytes = self.bytes.get_or_init(round);
+        (bytes.group() == group).then_some(bytes)
+    }
+}
+
+/// out = x · Wᵀ.
+pub trait Linear: fmt::Debug + Send + Sync {
+    /// Outputs N and inputs K.
+    fn shape(&self) -> (usize, usize);
+
+    /// How W is kept, in a word: `bf16`, `int4-g32`.
+    fn kind(&self) -> String;
+
+    /// Bytes in memory.
+    fn bytes(&self) -> usize;
+
+    /// The weights of output `n`, into `out` (K). What [`forward`](Self::forward) multiplies with.
+    ///
+    /// # Panics
+    /// If there is no such output or `out` is not K long.
+    fn row(&self, n: usize, out: &mut [f32]);
+
+    /// out (T, N) = x · Wᵀ, or that added to it.
+    ///
+    /// # Panics
+    /// If the sizes do not fit.
+    fn forward(&self, x: &Input<'_>, into: Into, out: &mut [f32], engine: &Engine);
+}
+
+/// f32 or bf16 weights.
+#[derive(Debug)]
+pub struct Dense {
+    element: Element,
+    columns: usize,
+    panels: Panels,
+}
+
+impl Dense {
+    /// Of values (N, K).
+    pub fn new(element: Element, values: &[f32], columns: usize) -> Dense {
+        let panels = match element {
+            Element::F32 => Panels::of_f32(values, columns),
+            Element::Bf16 => Panels::of_bf16(values, columns),
+        };
+        Dense {
+            element,
+            columns,
+            panels,
+        }
+    }
+}
+
+impl Linear for Dense {
+    fn shape(&self) -> (usize, usize) {
+        (self.panels.rows(), self.columns)
+    }
+
+    fn kind(&self) -> String {
+        match self.element {
+            Element::F32 => "f32",
+            Element::Bf16 => "bf16",
+        }
+        .to_owned()
+    }
+
+    fn bytes(&self) -> usize {
+        self.panels.bytes()
+    }
+
+    fn row(&self, n: usize, out: &mut [f32]) {
+        for (k, out) in out.iter_mut().enumerate() {
+            *out = match self.element {
+                Element::F32 => f32::from_bits(self.panels.word(n, k)),
+                Element::Bf16 => bf16_value((self.panels.word(n, k / 2) >> (16 * (k % 2))) as u16),
+            };
+        }
+    }
+
+    fn forward(&self, x: &Input<'_>, into: Into, out: &mut [f32], engine: &Engine) {
+        let words = match self.element {
+            Element::F32 => f32_words(x.values),
+            Element::Bf16 => x.bf16(),
+        };
+        dense::multiply_at(
+            engine.isa,
+            self.element,
+            words,
+            &self.panels,
+            into,
+            out,
+            &engine.team,
+        );
+    }
+}
+
+/// Codes in groups; inputs are rounded to 8 bits in the same groups.
+#[derive(Debug)]
+pub struct Integer {
+    panels: IntPanels,
+}
+
+impl Integer {
+    /// Values (N, K) rounded to nearest in a symmetric format of `bits` bits, groups of `group` along K.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the format cannot store the values' range.
+    pub fn round(values: &[f32], columns: usize, bits: u32, group: usize) -> Result<Integer> {
+        let format = IntSymmetric::new(bits, Granularity::Group(group))?;
+        let mut codes = vec![0u8; values.len()];
+        let grids: Vec<Vec<f16>> = values
+            .par_chunks_exact(columns)
+            .zip(codes.par_chunks_exact_mut(columns))
+            .map(|(row, codes)| {
+                let blocks = row.chunks(group).zip(codes.chunks_mut(group));
+                blocks
+                    .map(|(block, codes)| {
+                        let grid: Grid = format.fit(block)?;
+                        format.encode_block(&grid, block, codes);
+                        Ok(f16::from_f32(grid.0[0]))
+                    })
+                    .collect::<Result<_>>()
+            })
+            .collect::<Result<_>>()?;
+        let zero = ((1u32 << (bits - 1)) - 1) as u8;
+        let shape = (values.len() / columns, columns);
+        let code = |n: usize, k: usize| codes[n * columns + k];
+        let scale = |n: usize, g: usize| grids[n][g];
+        Ok(Integer {
+            panels: IntPanels::pack(shape, bits as usize, group, code, &scale, Ok(zero)),
+        })
+    }
+
+    /// Whether all scales and mins are numbers; `name` is the layer's in messages.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if not.
+    pub(super) fn check_finite(&self, name: &str) -> Result<()> {
+        match self.panels.bad_scale() {
+            None => Ok(()),
+            Some(row) => Err(Error::Format {
+                file: name.to_owned(),
+                expected: "finite scales".to_owned(),
+                got: format!("one in row {row} that is not"),
+            }),
+        }
+    }
+
+    /// The blocks of a GGUF tensor (N, K) as they are; [`None`] for types that are no codes with one scale (and min) for 32.
+    pub fn of_blocks(block: BlockType, data: &[u8], columns: usize) -> Option<Integer> {
+        let bits = match block {
+            BlockType::Q4_0 | BlockType::Q4_1 => 4,
+            BlockType::Q5_0 | BlockType::Q5_1 => 5,
+            BlockType::Q8_0 => 8,
+            _ => return None,
+        };
+        let in_row = columns / 32;
+        let at = |n: usize, g: usize| &data[(n * in_row + g) * block.bytes()..][..block.bytes()];
+        let half = |bytes: &[u8]| f16::from_le_bytes([bytes[0], bytes[1]]);
+        let scale = |n: usize, g: usize| half(at(n, g));
+        let min = |n: usize, g: usize| half(&at(n, g)[2..]);
+        let code = |n: usize, k: usize| block.code(at(n, k / 32), k % 32);
+        let zero_or_min: Result<u8, OfGroup<'_>> = match block {
+            BlockType::Q4_1 | BlockType::Q5_1 => Err(&min),
+            _ => Ok(1 << (bits - 1)),
+        };
+        let shape = (data.len() / block.bytes() / in_row.max(1), columns);
+        Some(Integer {
+            panels: IntPanels::pack(shape, bits, 32, code, &scale, zero_or_min),
+        })
+    }
+}
+
+impl Linear for Integer {
+    fn shape(&self) -> (usize, usize) {
+        (self.panels.rows(), self.panels.columns())
+    }
+
+    fn kind(&self) -> String {
+        format!("int{}-g{}", self.panels.bits(), self.panels.group())
+    }
+
+    fn bytes(&self) -> usize {
+        self.panels.bytes()
+    }
+
+    fn row(&self, n: usize, out: &mut [f32]) {
+        for (k, out) in out.iter_mut().enumerate() {
+            *out = self.panels.value(n, k) as f32;
+        }
+    }
+
+    fn forward(&self, x: &Input<'_>, into: Into, out: &mut [f32], engine: &Engine) {
+        let group = self.panels.group();
+        let multiply = |bytes: &Bytes, out: &mut [f32]| {
+            integer::multiply_at(engine.isa, bytes, &self.panels, into, out, &engine.team);
+        };
+        match x.cached_bytes(group) {
+            Some(bytes) => multiply(bytes, out),
+            None => multiply(
+                &Bytes::round(engine.isa, x.values, x.columns, group, &engine.team),
+                out,
+            ),
+        }
+    }
+}
+
+/// How the weights of a model are kept in memory when it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WeightType {
+    /// f32: exactly what the file says. The default.
+    #[default]
+    F32,
+    /// bf16, products of bf16 inputs summed in f32.
+    Bf16,
+    /// 8-bit symmetric integers in groups of 32, rounded to nearest; inputs in 8 bits too.
+    Int8,
+    /// 4-bit symmetric integers in groups of 32, rounded to nearest; inputs in 8 bits.
+    Int4,
+    /// The codes of the file, where they are codes with one scale for 32 (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0), inputs in 8 bits;
+    /// bf16 as bf16; the rest as f32.
+    Native,
+}
+
+impl WeightType {
+    /// All of them.
+    pub const ALL: [WeightType; 5] = [
+        WeightType::F32,
+        WeightType::Bf16,
+        WeightType::Int8,
+        WeightType::Int4,
+        WeightType::Native,
+    ];
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            WeightType::F32 => "f32",
+            WeightType::Bf16 => "bf16",
+            WeightType::Int8 => "int8",
+            WeightType::Int4 => "int4",
+            WeightType::Native => "native",
+        }
+    }
+
+    /// A layer of values (N, K); `Native` keeps f32.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if a value is not finite; [`Error::Argument`] if they cannot be rounded.
+    pub fn layer(self, name: &str, values: &[f32], columns: usize) -> Result<Arc<dyn Linear>> {
+        if let Some(at) = values.par_iter().position_any(|it| !it.is_finite()) {
+            return Err(Error::Format {
+                file: name.to_owned(),
+                expected: "finite weights".to_owned(),
+                got: format!("{} at [{}, {}]", values[at], at / columns, at % columns),
+            });
+        }
+        Ok(match self {
+            WeightType::F32 | WeightType::Native => {
+                Arc::new(Dense::new(Element::F32, values, columns))
+            }
+            WeightType::Bf16 => Arc::new(Dense::new(Element::Bf16, values, columns)),
+            WeightType::Int8 => Arc::new(Integer::round(values, columns, 8, 32)?),
+            WeightType::Int4 => Arc::new(Integer::round(values, columns, 4, 32)?),
+        })
+    }
+}
+
+impl fmt::Display for WeightType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl std::str::FromStr for WeightType {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<WeightType> {
+        let found = WeightType::ALL.into_iter().find(|it| it.name() == text);
+        found.ok_or_else(|| Error::argument("weights", "f32, bf16, int8, int4 or native", text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(count: usize) -> Vec<f32> {
+        (0..count)
+            .map(|i| (i as f32 * 0.7).sin() * (1.0 + (i % 7) as f32))
+            .collect()
+    }
+
+    #[test]
+    fn forward_multiplies_with_the_rows_it_shows() {
+        let (n, k, t) = (37, 96, 5);
+        let (w, x) = (noise(n * k), noise(t * k));
+        let engine = Engine::default();
+        for kind in WeightType::ALL {
+            let layer = kind.layer("w", &w, k).unwrap();
+            assert_eq!(layer.shape(), (n, k));
+            let input = Input::new(&x, k, &engine);
+            let mut out = vec![0.0; t * n];
+            layer.forward(&input, Into::Replace, &mut out, &engine);
+            let mut row = vec![0.0; k];
+            for i in 0..n {
+                layer.row(i, &mut row);
+                for j in 0..t {
+                    let x = &x[j * k..(j + 1) * k];
+                    let exact: f32 = row.iter().zip(x).map(|(a, b)| a * b).sum();
+                    let size: f32 = row.iter().zip(x).map(|(a, b)| (a * b).abs()).sum();
+                    // Rounding the input: 2⁻⁸ relative for bf16, half of 1/127 of a group's largest for bytes.
+                    let bound = match kind {
+                        WeightType::F32 | WeightType::Native => 1e-5 * size,
+                        WeightType::Bf16 => size / 256.0,
+                        _ => row.iter().map(|it| it.abs()).sum::<f32>() * 7.0 / 254.0,
+                    };
+                    assert!((out[j * n + i] - exact).abs() <= bound, "{kind} {i} {j}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn weights_that_are_not_finite_are_named() {
+        let mut w = noise(64);
+        w[33] = f32::NAN;
+        let error = WeightType::Bf16
+            .layer("blk.0.ffn_up.weight", &w, 32)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("blk.0.ffn_up.weight") && error.contains("[1, 1]"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn blocks_of_a_file_keep_their_values() {
+        for block in [
+            BlockType::Q4_0,
+            BlockType::Q4_1,
+            BlockType::Q5_0,
+            BlockType::Q5_1,
+            BlockType::Q8_0,
+        ] {
+            let mut data: Vec<u8> = (0..6 * block.bytes())
+                .map(|i| (i * 73 + i / 7) as u8)
+                .collect();
+            for at in (0..data.len()).step_by(block.bytes()) {
+                // Scales (and mins) that are ordinary numbers.
+                data[at + 1] = 0x2c;
+                data[at + 3] = if matches!(block, BlockType::Q4_1 | BlockType::Q5_1) {
+                    0xb0
+                } else {
+                    data[at + 3]
+                };
+            }
+            let layer = Integer::of_blocks(block, &data, 64).unwrap();
+            assert_eq!(layer.shape(), (3, 64));
+            let expected = block.dequantize(&data);
+            let mut row = vec![0.0; 64];
+            for n in 0..3 {
+                layer.row(n, &mut row);
+                for (got, expected) in row.iter().zip(&expected[n * 64..]) {
+                    assert!((got - expected).abs() <= expected.abs() * 1e-6, "{block:?}");
+                }
+            }
+        }
+        assert!(Integer::of_blocks(BlockType::F16, &[0; 64], 32).is_none());
+    }
+}
