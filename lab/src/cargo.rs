@@ -164,7 +164,12 @@ impl Units {
 fn count_units(place: &Place, package: &str) -> Result<u64> {
     // For this platform alone: the crates of the others would be downloaded just to be counted.
     let out = command(place, "metadata")
-        .args(["--format-version=1", "--locked", "--filter-platform", &host()?])
+        .args([
+            "--format-version=1",
+            "--locked",
+            "--filter-platform",
+            &host()?,
+        ])
         .stderr(Stdio::null())
         .output()?;
     let metadata: Value = serde_json::from_slice(&out.stdout)?;
@@ -173,7 +178,10 @@ fn count_units(place: &Place, package: &str) -> Result<u64> {
 
 /// The platform that is compiled for, as rustc calls it.
 fn host() -> Result<String> {
-    let out = Command::new("rustc").arg("-vV").output().context("start rustc")?;
+    let out = Command::new("rustc")
+        .arg("-vV")
+        .output()
+        .context("start rustc")?;
     let text = String::from_utf8_lossy(&out.stdout);
     let host = text.lines().find_map(|line| line.strip_prefix("host: "));
     Ok(host.context("rustc's host")?.to_owned())
@@ -191,8 +199,7 @@ fn closure_units(metadata: &Value, package: &str) -> Option<u64> {
     let mut queue = vec![*root];
     while let Some(id) = queue.pop() {
         for dep in nodes.get(id)?["deps"].as_array()? {
-            let is_built = (dep["dep_kinds"].as_array()?.iter())
-                .any(|kind| kind["kind"] != "dev");
+            let is_built = (dep["dep_kinds"].as_array()?.iter()).any(|kind| kind["kind"] != "dev");
             if let Some(next) = dep["pkg"].as_str()
                 && is_built
                 && seen.insert(next)

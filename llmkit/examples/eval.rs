@@ -1,4 +1,4 @@
-//! Perplexity of a model, and its divergence from a baseline: `cargo lab eval --help`.
+//! Perplexity of a model, and its divergence from a baseline: `cargo run -p llmkit --example eval -- --help`.
 
 use std::path::Path;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use llmkit::model::{Model, WeightType};
 
 /// Measures a model on a text: perplexity by a named protocol, and divergence from a baseline.
 #[derive(Parser)]
-#[command(name = "cargo lab eval")]
+#[command(name = "eval")]
 struct Options {
     /// Name of a model, or path of a GGUF file or a Hugging Face folder.
     model: String,

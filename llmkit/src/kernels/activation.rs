@@ -188,6 +188,6 @@ pub fn exp(x: f32) -> f32 {
     let exponent = shifted.to_bits().wrapping_sub(ROUNDER.to_bits()) as i32;
     let half = exponent >> 1;
     let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
-    let value = p * power(half) * power(exponent - half);
+    let value = p * power(half) * power(exponent.wrapping_sub(half));
     if x < -87.0 { 0.0 } else { value }
 }

@@ -357,7 +357,9 @@ fn round_group(x: &[f32], words: &mut [u32]) -> (f32, i32) {
     let mut slots = words.iter_mut();
     for (quad, word) in quads.by_ref().zip(slots.by_ref()) {
         let codes: [i32; 4] = std::array::from_fn(|i| code(quad[i]));
-        sum += codes[0] + codes[1] + codes[2] + codes[3];
+        sum = codes
+            .iter()
+            .fold(sum, |sum: i32, &code| sum.wrapping_add(code));
         *word = (codes[0] as u32 & 255)
             | (codes[1] as u32 & 255) << 8
             | (codes[2] as u32 & 255) << 16
@@ -613,7 +615,7 @@ unsafe fn word512<const BITS: usize>(chunk: *const Line, j: usize) -> __m512i {
     // SAFETY: a chunk has BITS lines, and j < 8.
     unsafe {
         if BITS == 8 {
-            return _mm512_load_si512(chunk.add(j).cast());
+            return _mm512_load_si512(chunk.wrapping_add(j).cast());
         }
         let mut word = _mm512_setzero_si512();
         let mut first = 0;
@@ -622,7 +624,7 @@ unsafe fn word512<const BITS: usize>(chunk: *const Line, j: usize) -> __m512i {
                 continue;
             }
             let in_line = 8 / width;
-            let line = _mm512_load_si512(chunk.add(first + j / in_line).cast());
+            let line = _mm512_load_si512(chunk.wrapping_add(first + j / in_line).cast());
             let mask = _mm512_set1_epi8(((1 << width) - 1) as i8);
             let from = (j % in_line * width) as i32;
             let part = _mm512_srl_epi32(line, _mm_cvtsi32_si128(from));
@@ -645,43 +647,52 @@ unsafe fn tile512<const BITS: usize, const M: usize, const P: usize>(job: &Job) 
     // SAFETY: M rows and P panels lie inside the job; the last panel's columns are masked.
     unsafe {
         let has_mins = !job.mins.is_null();
-        let row = job.chunks * WORDS;
+        // No arithmetic but additions of constants in the loops: their pace is one product a cycle.
+        let x: [*const u32; M] =
+            std::array::from_fn(|m| job.x.wrapping_add(m * job.chunks * WORDS));
+        let lines: [*const Line; P] =
+            std::array::from_fn(|p| job.lines.wrapping_add(p * job.chunks * BITS));
+        let mut chunk = 0usize;
         for g in 0..job.groups {
             let mut sums = [[_mm512_setzero_si512(); P]; M];
             for (m, sums) in sums.iter_mut().enumerate() {
-                let correction = -job.zero * *job.x_sums.add(m * job.groups + g);
+                let at = m.wrapping_mul(job.groups).wrapping_add(g);
+                let correction = job
+                    .zero
+                    .wrapping_mul(*job.x_sums.wrapping_add(at))
+                    .wrapping_neg();
                 *sums = [_mm512_set1_epi32(correction); P];
             }
-            let chunks = g * job.group_chunks..job.chunks.min((g + 1) * job.group_chunks);
-            for chunk in chunks {
-                let x = job.x.add(chunk * WORDS);
+            let end = job.chunks.min((g + 1) * job.group_chunks);
+            while chunk < end {
+                let (word, line) = (chunk.wrapping_mul(WORDS), chunk.wrapping_mul(BITS));
                 for j in 0..WORDS {
-                    let mut words = [_mm512_setzero_si512(); P];
-                    for (p, word) in words.iter_mut().enumerate() {
-                        *word = word512::<BITS>(job.lines.add((p * job.chunks + chunk) * BITS), j);
-                    }
-                    for (m, sums) in sums.iter_mut().enumerate() {
-                        let x = _mm512_set1_epi32(*x.add(m * row + j) as i32);
-                        for (sum, &word) in sums.iter_mut().zip(&words) {
-                            *sum = _mm512_dpbusd_epi32(*sum, word, x);
+                    let codes: [__m512i; P] =
+                        std::array::from_fn(|p| word512::<BITS>(lines[p].wrapping_add(line), j));
+                    for m in 0..M {
+                        let x = _mm512_set1_epi32(*x[m].wrapping_add(word.wrapping_add(j)) as i32);
+                        for p in 0..P {
+                            sums[m][p] = _mm512_dpbusd_epi32(sums[m][p], codes[p], x);
                         }
                     }
                 }
+                chunk = chunk.wrapping_add(1);
             }
             for p in 0..P {
                 let at = p * job.groups + g;
-                let scale = _mm512_cvtph_ps(_mm256_loadu_si256(job.scales.add(at).cast()));
+                let scale = _mm512_cvtph_ps(_mm256_loadu_si256(job.scales.wrapping_add(at).cast()));
                 let min = match has_mins {
-                    true => _mm512_cvtph_ps(_mm256_loadu_si256(job.mins.add(at).cast())),
+                    true => _mm512_cvtph_ps(_mm256_loadu_si256(job.mins.wrapping_add(at).cast())),
                     false => _mm512_setzero_ps(),
                 };
                 for m in 0..M {
-                    let x_scale = *job.x_scales.add(m * job.groups + g);
+                    let at = (m.wrapping_mul(job.groups)).wrapping_add(g);
+                    let x_scale = *job.x_scales.wrapping_add(at);
                     let sum = _mm512_cvtepi32_ps(sums[m][p]);
                     let factor = _mm512_mul_ps(scale, _mm512_set1_ps(x_scale));
                     totals[m][p] = _mm512_fmadd_ps(sum, factor, totals[m][p]);
                     if has_mins {
-                        let x_sum = x_scale * *job.x_sums.add(m * job.groups + g) as f32;
+                        let x_sum = x_scale * *job.x_sums.wrapping_add(at) as f32;
                         totals[m][p] = _mm512_fmadd_ps(min, _mm512_set1_ps(x_sum), totals[m][p]);
                     }
                 }
@@ -737,7 +748,9 @@ unsafe fn avx2<const BITS: usize>(job: &Job) {
 unsafe fn word256<const BITS: usize>(chunk: *const Line, half: usize, j: usize) -> __m256i {
     // SAFETY: a chunk has BITS lines of two halves, and j < 8.
     unsafe {
-        let load = |line: usize| _mm256_load_si256(chunk.add(line).byte_add(32 * half).cast());
+        let load = |line: usize| {
+            _mm256_load_si256(chunk.wrapping_add(line).wrapping_byte_add(32 * half).cast())
+        };
         if BITS == 8 {
             return load(j);
         }
@@ -787,7 +800,8 @@ unsafe fn tile256<const BITS: usize, const M: usize>(job: &Job, half: usize) {
     // SAFETY: M rows and half a panel lie inside the job; columns beyond its own are not written.
     unsafe {
         let has_mins = !job.mins.is_null();
-        let row = job.chunks * WORDS;
+        let x: [*const u32; M] =
+            std::array::from_fn(|m| job.x.wrapping_add(m * job.chunks * WORDS));
         let halves = |of: *const [f16; LANES], g: usize| {
             _mm256_cvtph_ps(_mm_loadu_si128(
                 of.add(g).cast::<f16>().add(HALF * half).cast(),
@@ -799,11 +813,11 @@ unsafe fn tile256<const BITS: usize, const M: usize>(job: &Job, half: usize) {
                 *sum = _mm256_set1_epi32(-job.zero * *job.x_sums.add(m * job.groups + g));
             }
             for chunk in g * job.group_chunks..job.chunks.min((g + 1) * job.group_chunks) {
-                let x = job.x.add(chunk * WORDS);
+                let (at, line) = (chunk.wrapping_mul(WORDS), chunk.wrapping_mul(BITS));
                 for j in 0..WORDS {
-                    let word = word256::<BITS>(job.lines.add(chunk * BITS), half, j);
+                    let word = word256::<BITS>(job.lines.wrapping_add(line), half, j);
                     for (m, sum) in sums.iter_mut().enumerate() {
-                        let x = _mm256_set1_epi32(*x.add(m * row + j) as i32);
+                        let x = _mm256_set1_epi32(*x[m].wrapping_add(at.wrapping_add(j)) as i32);
                         *sum = dot256::<BITS>(*sum, word, x);
                     }
                 }
