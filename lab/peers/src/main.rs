@@ -1,0 +1,3 @@
+//! The Rust peers of `cargo lab bench peers`.
+
+fn main() {}
