@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`hub`] | names of models and corpora, resolved to verified local files |
 //! | [`model`] | the transformer that runs them: config, weights, tokenizer, sampling |
+//! | [`attention`], [`kvcache`] | how queries find values, and where keys and values are kept |
 //! | [`quant`] | `format` = how codes are stored, `method` = how codes are chosen |
 //! | [`eval`] | metrics and the ledger of claims |
 //! | `report` | tables and figures, displayed in notebooks and exported to papers (feature `notebook`) |
@@ -14,6 +15,7 @@
 //!
 //! Features: `notebook` (tables, figures, rich display) and `cuda` (candle's CUDA device).
 
+pub mod attention;
 pub mod error;
 pub mod eval;
 pub mod hub;

@@ -62,7 +62,7 @@ pub struct Mask {
 
 impl Mask {
     /// First key that a query at `position` sees.
-    fn first(self, position: usize) -> usize {
+    pub fn first(self, position: usize) -> usize {
         self.window
             .map_or(0, |window| (position + 1).saturating_sub(window))
     }

@@ -16,38 +16,22 @@
 //! Source: Touvron et al. 2023, *LLaMA*; Su et al. 2021, *RoFormer*; Ainslie et al. 2023, *GQA*; Shazeer 2020, *GLU Variants*.
 //! Cost a token: 2 · (weights) + 4·S·H·D a layer flops, and reading every weight once for all rows together.
 
-use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::config::Config;
+use super::hook::Hook;
+use super::layer::Layer;
 use super::linear::{Engine, Input, Linear, WeightType};
 use super::rope::frequencies;
 use super::weights::Weights;
+use crate::attention::{Attention, Call, Flash, Mask, Sequence};
 use crate::kernels::activation::{rms_norm, swiglu};
-use crate::kernels::attention::{Block, Blocks, Mask, Scratch, attend};
 use crate::kernels::dense::Into;
 use crate::kernels::rope::Angles;
-use crate::kvcache::store::{Contiguous, Decoded, Shape, Store};
+use crate::kvcache::store::{Contiguous, Shape, Store};
 use crate::{Error, Result, interrupt};
 
-#[derive(Debug, Clone)]
-struct Layer {
-    attn_norm: Vec<f32>,
-    attn_q: Arc<dyn Linear>,
-    attn_k: Arc<dyn Linear>,
-    attn_v: Arc<dyn Linear>,
-    /// Biases of the three, empty if there are none.
-    biases: [Vec<f32>; 3],
-    /// Weights of the norms of query and key heads, empty if there are none.
-    qk_norms: [Vec<f32>; 2],
-    attn_output: Arc<dyn Linear>,
-    ffn_norm: Vec<f32>,
-    ffn_gate: Arc<dyn Linear>,
-    ffn_up: Arc<dyn Linear>,
-    ffn_down: Arc<dyn Linear>,
-}
-
-/// The network. Cloning is cheap: linear layers are shared.
+/// The network. Cloning is cheap: linear layers, attention and the empty store are shared.
 #[derive(Debug, Clone)]
 pub struct Llama {
     config: Config,
@@ -57,19 +41,10 @@ pub struct Llama {
     layers: Arc<Vec<Layer>>,
     norm: Vec<f32>,
     head: Arc<dyn Linear>,
+    attention: Arc<dyn Attention>,
+    /// Empty; what sequences start from.
+    store: Arc<dyn Store>,
     angles: Arc<Mutex<Arc<Angles>>>,
-}
-
-/// What an experiment does to a forward pass.
-pub trait Hook {
-    /// Sees, and may change, an activation (T rows of `columns`) on its way. Names are those of the weights it meets:
-    /// `blk.3.attn_q.in` (also the input of attn_k and attn_v), `blk.3.attn_q.out`, `blk.3.attn_k.out`, `blk.3.attn_v.out` (all before
-    /// they turn), `blk.3.attn_output.in`, `blk.3.out` (the residual stream after attention is `blk.3.mid`),
-    /// `blk.3.ffn_gate.in` (also of ffn_up), `blk.3.ffn_down.in`, and `output.in`.
-    ///
-    /// # Errors
-    /// What it likes; the pass ends with it.
-    fn visit(&mut self, name: &str, columns: usize, values: &mut [f32]) -> Result<()>;
 }
 
 /// Tokens that follow those in a store.
@@ -88,39 +63,6 @@ impl Llama {
     /// [`Error::Format`] if a weight is missing or not finite, [`Error::Shape`] if one has another shape.
     pub fn new(config: &Config, weights: &Weights, kind: WeightType) -> Result<Llama> {
         let c = config;
-        let (q_width, kv_width) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        let layer = |n: usize| {
-            let name = |part: &str| format!("blk.{n}.{part}");
-            let linear = |part: &str, outputs, inputs| {
-                weights.linear(&name(&format!("{part}.weight")), outputs, inputs, kind)
-            };
-            let vector = |part: &str, length| weights.vector(&name(part), length);
-            let optional = |is_there: bool, part: &str, length| match is_there {
-                true => vector(part, length),
-                false => Ok(Vec::new()),
-            };
-            interrupt::check("load the model")?;
-            Ok(Layer {
-                attn_norm: vector("attn_norm.weight", c.width)?,
-                attn_q: linear("attn_q", q_width, c.width)?,
-                attn_k: linear("attn_k", kv_width, c.width)?,
-                attn_v: linear("attn_v", kv_width, c.width)?,
-                biases: [
-                    optional(c.has_biases, "attn_q.bias", q_width)?,
-                    optional(c.has_biases, "attn_k.bias", kv_width)?,
-                    optional(c.has_biases, "attn_v.bias", kv_width)?,
-                ],
-                qk_norms: [
-                    optional(c.has_qk_norm, "attn_q_norm.weight", c.head_dim)?,
-                    optional(c.has_qk_norm, "attn_k_norm.weight", c.head_dim)?,
-                ],
-                attn_output: linear("attn_output", c.width, q_width)?,
-                ffn_norm: vector("ffn_norm.weight", c.width)?,
-                ffn_gate: linear("ffn_gate", c.ffn_width, c.width)?,
-                ffn_up: linear("ffn_up", c.ffn_width, c.width)?,
-                ffn_down: linear("ffn_down", c.width, c.ffn_width)?,
-            })
-        };
         let embedding = weights.linear("token_embd.weight", c.vocabulary, c.width, kind)?;
         // A model without an output matrix uses its embedding ("tied").
         let head = match weights.shape("output.weight") {
@@ -131,9 +73,15 @@ impl Llama {
             config: c.clone(),
             engine: Engine::default(),
             embedding,
-            layers: Arc::new((0..c.layers).map(layer).collect::<Result<_>>()?),
+            layers: Arc::new(
+                (0..c.layers)
+                    .map(|n| Layer::new(n, c, weights, kind))
+                    .collect::<Result<_>>()?,
+            ),
             norm: weights.vector("output_norm.weight", c.width)?,
             head,
+            attention: Arc::new(Flash),
+            store: Arc::new(Contiguous::new(store_shape(c))),
             angles: Arc::new(Mutex::new(Arc::new(Angles::new(&[], 1.0, 0)))),
         })
     }
@@ -149,7 +97,7 @@ impl Llama {
         let slot = match name {
             "token_embd.weight" => Some(&mut network.embedding),
             "output.weight" if !is_tied => Some(&mut network.head),
-            _ => Arc::make_mut(&mut network.layers).named(name),
+            _ => matrix(Arc::make_mut(&mut network.layers).as_mut_slice(), name),
         };
         let slot = slot.ok_or_else(|| Error::NotFound {
             what: format!("linear layer {name:?}"),
@@ -171,30 +119,33 @@ impl Llama {
         Ok(network)
     }
 
+    /// The network with another attention in every layer.
+    pub fn with_attention(&self, attention: Arc<dyn Attention>) -> Llama {
+        Llama {
+            attention,
+            ..self.clone()
+        }
+    }
+
+    /// The network whose [`store`](Self::store) makes stores like `store`, empty ones.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if its shape is not this network's.
+    pub fn with_store(&self, store: &dyn Store) -> Result<Llama> {
+        self.check_store(store)?;
+        Ok(Llama {
+            store: Arc::from(store.empty()),
+            ..self.clone()
+        })
+    }
+
     /// Bytes of all weights in memory; a matrix used twice counts once.
     pub fn bytes(&self) -> usize {
-        let layer = |it: &Layer| {
-            let matrices = [
-                &it.attn_q,
-                &it.attn_k,
-                &it.attn_v,
-                &it.attn_output,
-                &it.ffn_gate,
-                &it.ffn_up,
-                &it.ffn_down,
-            ];
-            let vectors = [&it.attn_norm, &it.ffn_norm]
-                .into_iter()
-                .chain(&it.biases)
-                .chain(&it.qk_norms);
-            matrices.iter().map(|it| it.bytes()).sum::<usize>()
-                + 4 * vectors.map(Vec::len).sum::<usize>()
-        };
         let head = match Arc::ptr_eq(&self.embedding, &self.head) {
             true => 0,
             false => self.head.bytes(),
         };
-        self.layers.iter().map(layer).sum::<usize>()
+        self.layers.iter().map(Layer::bytes).sum::<usize>()
             + self.embedding.bytes()
             + head
             + 4 * self.norm.len()
@@ -209,16 +160,12 @@ impl Llama {
 
     /// An empty store for one sequence.
     pub fn store(&self) -> Box<dyn Store> {
-        Box::new(Contiguous::new(self.store_shape()))
+        self.store.empty()
     }
 
     /// What a store for this network keeps.
     pub fn store_shape(&self) -> Shape {
-        Shape {
-            layers: self.config.layers,
-            groups: self.config.kv_heads,
-            head_dim: self.config.head_dim,
-        }
+        store_shape(&self.config)
     }
 
     /// The residual stream after the last layer and the final norm, (T, K), for all pieces one after the other.
@@ -297,7 +244,21 @@ impl Llama {
                 piece.store.write(n, &k[rows.clone()], &v[rows]);
                 from += piece.tokens.len();
             }
-            self.attention(n, pieces, &positions, &q, &mut mixed);
+            let sequences: Vec<Sequence<'_>> = (pieces.iter())
+                .map(|piece| Sequence {
+                    store: &*piece.store,
+                    positions: piece.store.tokens()..piece.store.tokens() + piece.tokens.len(),
+                })
+                .collect();
+            let call = Call {
+                engine: &self.engine,
+                layer: n,
+                heads: c.heads,
+                mask: Mask { window: c.window },
+                sequences: &sequences,
+                queries: &q,
+            };
+            self.attention.attend(&call, &mut mixed);
             visit(n, "attn_output.in", q_width, &mut mixed)?;
             let input = Input::new(&mixed, q_width, &self.engine);
             layer
@@ -347,7 +308,8 @@ impl Llama {
         out
     }
 
-    fn check(&self, pieces: &[Piece<'_>]) -> Result<()> {
+    /// Whether all pieces can be run.
+    pub(super) fn check(&self, pieces: &[Piece<'_>]) -> Result<()> {
         let c = &self.config;
         for piece in pieces {
             let total = piece.store.tokens() + piece.tokens.len();
@@ -368,16 +330,21 @@ impl Llama {
                     total,
                 ));
             }
-            if piece.store.shape() != self.store_shape() {
-                let got = format!("{:?}", piece.store.shape());
-                return Err(Error::argument(
-                    "store",
-                    format!("{:?}", self.store_shape()),
-                    got,
-                ));
-            }
+            self.check_store(piece.store)?;
         }
         Ok(())
+    }
+
+    fn check_store(&self, store: &dyn Store) -> Result<()> {
+        let (expected, got) = (self.store_shape(), store.shape());
+        match got == expected {
+            true => Ok(()),
+            false => Err(Error::argument(
+                "store",
+                format!("{expected:?}"),
+                format!("{got:?}"),
+            )),
+        }
     }
 
     /// Angles of at least `positions` positions: grown to the next power of two when they are not enough.
@@ -390,137 +357,21 @@ impl Llama {
         }
         Arc::clone(&angles)
     }
+}
 
-    /// mixed (T, H·D) = attention of queries (T, H·D) over the stores. A task is some query rows of one key/value head of one
-    /// piece: as many as fill the kernel's tiles for prompts, single ones where there would not be enough tasks.
-    fn attention(
-        &self,
-        layer: usize,
-        pieces: &[Piece<'_>],
-        positions: &[usize],
-        q: &[f32],
-        mixed: &mut [f32],
-    ) {
-        let c = &self.config;
-        let (d, shared) = (c.head_dim, c.heads / c.kv_heads);
-        let padded = self.store_shape().padded_dim();
-        let rows: usize = positions.len() * shared;
-        let in_task = match rows * c.kv_heads < 48 * self.engine.team.threads() {
-            true => 1,
-            false => 48,
-        };
-        let mut tasks = Vec::new();
-        let mut first = 0;
-        for piece in pieces {
-            let rows = piece.tokens.len() * shared;
-            for group in 0..c.kv_heads {
-                for start in (0..rows).step_by(in_task) {
-                    tasks.push(Task {
-                        store: &*piece.store,
-                        group,
-                        first,
-                        rows: start..rows.min(start + in_task),
-                        out: Mutex::new(Vec::new()),
-                    });
-                }
-            }
-            first += piece.tokens.len();
-        }
-        // Row r of a task belongs to token r / shared and query head r % shared of the group.
-        let place = |task: &Task<'_>, row: usize| {
-            let token = task.first + row / shared;
-            (token * c.heads + task.group * shared + row % shared) * d
-        };
-        let scale = 1.0 / (d as f32).sqrt();
-        let mask = Mask { window: c.window };
-        // Late rows of a prompt see most keys: they go first, so that threads end together.
-        self.engine.team.tasks(tasks.len(), &|index| {
-            let task = &tasks[tasks.len() - 1 - index];
-            let mut queries = vec![0.0; task.rows.len() * padded];
-            let mut own = Vec::with_capacity(task.rows.len());
-            for (query, row) in queries.chunks_exact_mut(padded).zip(task.rows.clone()) {
-                let at = place(task, row);
-                query
-                    .iter_mut()
-                    .zip(&q[at..at + d])
-                    .for_each(|(to, from)| *to = from * scale);
-                own.push(positions[task.first + row / shared]);
-            }
-            let mut out = vec![0.0; queries.len()];
-            let head = Head {
-                store: task.store,
-                layer,
-                group: task.group,
-                decoded: Decoded::default(),
-            };
-            attend(
-                self.engine.isa,
-                &queries,
-                &own,
-                mask,
-                head,
-                &mut out,
-                &mut Scratch::default(),
-            );
-            *task.out.lock().unwrap_or_else(PoisonError::into_inner) = out;
-        });
-        for task in tasks {
-            let out = task.out.lock().unwrap_or_else(PoisonError::into_inner);
-            for (row, out) in task.rows.clone().zip(out.chunks_exact(padded)) {
-                let at = place(&task, row);
-                mixed[at..at + d].copy_from_slice(&out[..d]);
-            }
-        }
+fn store_shape(config: &Config) -> Shape {
+    Shape {
+        layers: config.layers,
+        groups: config.kv_heads,
+        head_dim: config.head_dim,
     }
 }
 
-/// Some query rows of one key/value head of one piece.
-struct Task<'a> {
-    store: &'a dyn Store,
-    group: usize,
-    /// First of all tokens that the piece has.
-    first: usize,
-    /// Query rows of the piece and head that the task has.
-    rows: Range<usize>,
-    out: Mutex<Vec<f32>>,
-}
-
-/// One head of a store.
-struct Head<'a> {
-    store: &'a dyn Store,
-    layer: usize,
-    group: usize,
-    decoded: Decoded,
-}
-
-impl Blocks for Head<'_> {
-    fn block(&mut self, index: usize) -> Block<'_> {
-        self.store
-            .block(self.layer, self.group, index, &mut self.decoded)
-    }
-}
-
-/// Layers by the names of their matrices.
-trait Named {
-    fn named(&mut self, name: &str) -> Option<&mut Arc<dyn Linear>>;
-}
-
-impl Named for Vec<Layer> {
-    fn named(&mut self, name: &str) -> Option<&mut Arc<dyn Linear>> {
-        let (n, part) = name
-            .strip_prefix("blk.")?
-            .strip_suffix(".weight")?
-            .split_once('.')?;
-        let layer = self.get_mut(n.parse::<usize>().ok()?)?;
-        Some(match part {
-            "attn_q" => &mut layer.attn_q,
-            "attn_k" => &mut layer.attn_k,
-            "attn_v" => &mut layer.attn_v,
-            "attn_output" => &mut layer.attn_output,
-            "ffn_gate" => &mut layer.ffn_gate,
-            "ffn_up" => &mut layer.ffn_up,
-            "ffn_down" => &mut layer.ffn_down,
-            _ => return None,
-        })
-    }
+/// The matrix of the name `blk.3.ffn_up.weight`.
+fn matrix<'a>(layers: &'a mut [Layer], name: &str) -> Option<&'a mut Arc<dyn Linear>> {
+    let (n, part) = name
+        .strip_prefix("blk.")?
+        .strip_suffix(".weight")?
+        .split_once('.')?;
+    layers.get_mut(n.parse::<usize>().ok()?)?.matrix(part)
 }

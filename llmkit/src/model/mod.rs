@@ -13,12 +13,18 @@
 
 pub mod blocks;
 pub mod config;
-mod generate;
+pub mod generate;
 pub mod gguf;
+pub mod hook;
+mod law;
+mod layer;
 pub mod linear;
 pub mod llama;
+mod printer;
 pub mod rope;
 pub mod sample;
+pub mod steps;
+mod stream;
 #[cfg(test)]
 mod tests;
 pub mod tokenizer;
@@ -30,12 +36,15 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 
 pub use config::Config;
-pub use generate::{GenerateOptions, Generation};
+pub use generate::{Finish, GenerateOptions, Generation, Stream};
+pub use hook::{Hook, Record};
 pub use linear::{Engine, Linear, WeightType};
-pub use llama::{Hook, Llama, Piece};
+pub use llama::{Llama, Piece};
 pub use rope::RopeScaling;
 pub use sample::Sampling;
 pub use tokenizer::Tokenizer;
+
+use sample::Past;
 
 use crate::hub::{self, Asset, Provenance};
 use crate::kvcache::store::Store;
@@ -205,11 +214,7 @@ impl Model {
     pub fn next_tokens(&self, prompt: &str, count: usize) -> Result<Vec<NextToken>> {
         let logits =
             self.last_logits(&self.encode_prompt(prompt)?, self.network.store().as_mut())?;
-        let everything = Sampling {
-            temperature: 1.0,
-            ..Sampling::default()
-        };
-        let law = everything.law(&logits)?;
+        let law = Sampling::plain().law(&logits, Past::default())?;
         law.iter()
             .take(count)
             .map(|chance| {
