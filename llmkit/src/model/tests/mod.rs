@@ -1,8 +1,12 @@
 //! The model against hand-made files, candle's own decoder, a dense reimplementation, and the real SmolLM2 where it is in reach.
 
 mod files;
+mod generation;
 mod network;
 mod real;
+mod reproducible;
+mod sampling;
+mod tiny;
 
 use candle_core::{Device, Tensor};
 use rand::{Rng, SeedableRng};

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::super::Config;
+use super::super::hook::Hook;
 use super::super::linear::WeightType;
-use super::super::llama::{Hook, Llama, Piece};
+use super::super::llama::{Llama, Piece};
 use super::super::weights::{Weights, from_safetensors};
 use super::noise;
 use crate::Error;

@@ -2,13 +2,17 @@
 
 use candle_core::{IndexOp, Tensor};
 
+use super::super::sample::{Past, Temperature, TopK};
 use super::super::{GenerateOptions, Model, Sampling};
 use super::CPU;
 
-/// SmolLM2 in 4 bits, loaded once; `None` (with a word about it) where it is out of reach.
-fn real() -> Option<&'static Model> {
+/// The edition that tests take: SmolLM2 in 4 bits.
+pub(super) const NAME: &str = "smollm2-135m-instruct-q4_1";
+
+/// The model, loaded once; `None` (with a word about it) where it is out of reach.
+pub(super) fn real() -> Option<&'static Model> {
     static MODEL: std::sync::OnceLock<Option<Model>> = std::sync::OnceLock::new();
-    let model = MODEL.get_or_init(|| match Model::load("smollm2-135m-instruct-q4_1") {
+    let model = MODEL.get_or_init(|| match Model::load(NAME) {
         Ok(model) => Some(model),
         Err(error) if std::env::var_os("LLMKIT_REQUIRE_MODEL").is_some_and(|it| it == "1") => {
             panic!("{error}")
@@ -99,15 +103,16 @@ fn the_real_model_knows_the_capital_of_france() {
     let logits = model.logits(&ids).unwrap();
     for (n, token) in greedy.tokens.iter().enumerate() {
         let row: Vec<f32> = logits.i(start + n - 1).unwrap().to_vec1().unwrap();
-        assert_eq!(Sampling::default().law(&row).unwrap()[0].token, *token);
+        assert_eq!(
+            Sampling::greedy().law(&row, Past::default()).unwrap()[0].token,
+            *token
+        );
     }
     let warm = GenerateOptions {
-        sampling: Sampling {
-            temperature: 1.0,
-            top_k: 40,
-            seed: 3,
-            ..Sampling::default()
-        },
+        sampling: Sampling::plain()
+            .with(Temperature(1.0))
+            .with(TopK(40))
+            .seeded(3),
         ..options.clone()
     };
     assert_eq!(

@@ -1,0 +1,154 @@
+//! One hash of a text's logits over batch {1, 2, 8} × chunk {16, 64, 512} × threads {1, 2} × lossless stores, for each way to keep
+//! weights and each instruction set: on a small random model always, on SmolLM2 where it is in reach.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::super::{Engine, Llama, Model, Piece, WeightType};
+use super::{real, tiny};
+use crate::attention::tests::Planted;
+use crate::kernels::{Isa, Team};
+use crate::kvcache::store::{self, Store};
+
+/// How a text goes through the network.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    batch: usize,
+    chunk: usize,
+    threads: usize,
+}
+
+/// Every way.
+fn ways() -> Vec<Way> {
+    let mut ways = Vec::new();
+    for batch in [1, 2, 8] {
+        for chunk in [16, 64, 512] {
+            ways.extend([1, 2].map(|threads| Way {
+                batch,
+                chunk,
+                threads,
+            }));
+        }
+    }
+    ways
+}
+
+/// SHA-256 over the bits of all logits of `tokens`, which are one of `batch` sequences: the others are of other lengths.
+fn hash(network: &Llama, empty: &dyn Store, tokens: &[u32], way: Way) -> String {
+    let mut network = network.clone();
+    network.engine.team = Arc::new(Team::new(way.threads));
+    let own = way.batch / 2;
+    let mut stores: Vec<_> = (0..way.batch).map(|_| empty.empty()).collect();
+    let mut sha = Sha256::new();
+    for (step, chunk) in tokens.chunks(way.chunk).enumerate() {
+        let other = |i: usize| &tokens[i..i + 1 + (step + i) % 3];
+        let mut pieces: Vec<Piece<'_>> = (stores.iter_mut().enumerate())
+            .map(|(i, store)| Piece {
+                store: store.as_mut(),
+                tokens: if i == own { chunk } else { other(i) },
+            })
+            .collect();
+        let before: usize = pieces[..own].iter().map(|it| it.tokens.len()).sum();
+        let hidden = network.hidden(&mut pieces, None).unwrap();
+        let width = hidden.len() / pieces.iter().map(|it| it.tokens.len()).sum::<usize>();
+        let rows = &hidden[before * width..(before + chunk.len()) * width];
+        for logit in network.logits(rows) {
+            sha.update(logit.to_bits().to_le_bytes());
+        }
+    }
+    sha.finalize()
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// The hash that all `ways` have, or the first that has another.
+fn one_hash(network: &Llama, tokens: &[u32], ways: &[Way]) -> Result<String, String> {
+    let mut first = None;
+    for family in store::all() {
+        let empty = (family.new)(network.store_shape());
+        if empty.error() > 0.0 {
+            continue;
+        }
+        for way in ways {
+            let hash = hash(network, empty.as_ref(), tokens, *way);
+            let (expected, _) = first.get_or_insert((hash.clone(), *way));
+            if hash != *expected {
+                return Err(format!(
+                    "{hash} for {expected}: {way:?} in {}",
+                    empty.name()
+                ));
+            }
+        }
+    }
+    Ok(first.map(|it| it.0).unwrap_or_default())
+}
+
+fn on(model: &Model, isa: Isa) -> Llama {
+    let engine = Engine {
+        isa,
+        ..Engine::default()
+    };
+    model.with_engine(engine).network().clone()
+}
+
+#[test]
+fn a_small_model_has_one_hash_whatever_the_way() {
+    let tokens: Vec<u32> = (0..560).map(|i| i * i * 7 % 31).collect();
+    let mut seen = Vec::new();
+    for kind in WeightType::ALL {
+        let model = tiny::model(kind);
+        for isa in Isa::here() {
+            let hash = one_hash(&on(&model, isa), &tokens, &ways()).unwrap();
+            println!("small model, {kind}, {isa}: {hash}");
+            seen.push(hash);
+        }
+    }
+    // A hash that is the same for everything would not see anything.
+    seen.sort();
+    seen.dedup();
+    assert!(seen.len() > WeightType::ALL.len(), "{seen:?}");
+}
+
+#[test]
+fn sums_that_are_cut_where_chunks_are_have_other_hashes() {
+    let tokens: Vec<u32> = (0..200).map(|i| i * i * 7 % 31).collect();
+    let network = on(&tiny::model(WeightType::F32), Isa::best());
+    let with = |attention| network.with_attention(Arc::new(attention));
+    let ways = [16, 64].map(|chunk| Way {
+        batch: 2,
+        chunk,
+        threads: 2,
+    });
+    one_hash(&with(Planted::None), &tokens, &ways).unwrap();
+    let found = one_hash(&with(Planted::SplitByChunk), &tokens, &ways).unwrap_err();
+    assert!(found.contains("chunk: 64"), "{found}");
+}
+
+#[test]
+fn the_real_model_has_one_hash_whatever_the_way() {
+    if real::real().is_none() {
+        return;
+    }
+    // 520 tokens: more than the longest chunk, in a block that is not full.
+    let text: Vec<u32> = (0..520)
+        .map(|i| (i * 7919 % 40_000) as u32 + 1000)
+        .collect();
+    // All 18 take minutes: LLMKIT_ALL_WAYS=1. Three of them have each value once.
+    let is_thorough = std::env::var_os("LLMKIT_ALL_WAYS").is_some();
+    let each_once = [4, 7, 15].map(|way| ways()[way]).to_vec();
+    for kind in WeightType::ALL {
+        let model = Model::load_as(real::NAME, kind).unwrap();
+        for isa in Isa::here().into_iter().filter(|it| *it != Isa::Reference) {
+            let ways = match is_thorough {
+                true => ways(),
+                false => each_once.clone(),
+            };
+            let hash = one_hash(&on(&model, isa), &text, &ways)
+                .unwrap_or_else(|it| panic!("{kind} {isa}: {it}"));
+            println!("SmolLM2, {kind}, {isa}, {} ways: {hash}", ways.len());
+        }
+    }
+}
