@@ -23,13 +23,45 @@ fn every_rule_of_the_tree_holds() {
 }
 
 #[test]
-fn every_format_and_method_file_is_in_its_table() {
+fn every_file_of_a_table_directory_is_in_its_table() {
+    use llmkit::eval::tasks;
+    use llmkit::model::sample;
     use llmkit::quant::{format, method};
-    let formats: Vec<&str> = format::all().iter().map(|family| family.name).collect();
-    let methods: Vec<&str> = method::all().iter().map(|family| family.name).collect();
-    let source = root().join("llmkit/src/quant");
-    assert_eq!(check::listing(&source.join("format"), &formats), [""; 0]);
-    assert_eq!(check::listing(&source.join("method"), &methods), [""; 0]);
+    use llmkit::{attention, kvcache::store};
+    let tables: [(&str, Vec<&str>); 6] = [
+        (
+            "quant/format",
+            format::all().iter().map(|it| it.name).collect(),
+        ),
+        (
+            "quant/method",
+            method::all().iter().map(|it| it.name).collect(),
+        ),
+        (
+            "attention",
+            attention::all().iter().map(|it| it.name).collect(),
+        ),
+        (
+            "kvcache/store",
+            store::all().iter().map(|it| it.name).collect(),
+        ),
+        (
+            "model/sample",
+            sample::all().iter().map(|it| it.name).collect(),
+        ),
+        (
+            "eval/tasks",
+            tasks::all().iter().map(|it| it.name).collect(),
+        ),
+    ];
+    let source = root().join("llmkit/src");
+    for (directory, rows) in tables {
+        assert_eq!(
+            check::listing(&source.join(directory), &rows),
+            [""; 0],
+            "{directory}"
+        );
+    }
 }
 
 #[test]
