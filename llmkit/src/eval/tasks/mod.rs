@@ -385,7 +385,7 @@ mod tests {
         assert!(run(&Copying(8), &Ignorant::Equal, 1, 0).is_err());
     }
 
-    /// A needle whose number is not in the text.
+    /// A needle with a wrong answer for the right one.
     #[derive(Debug)]
     struct Lost;
 
@@ -395,8 +395,7 @@ mod tests {
         }
         fn item(&self, generator: &mut ChaCha8Rng) -> Item {
             let mut item = Needle(8).item(generator);
-            item.answer = item.wrong.swap_remove(0);
-            item.wrong.push(" 0000".into());
+            std::mem::swap(&mut item.answer, &mut item.wrong[0]);
             item
         }
         fn solve(&self, prompt: &str) -> Option<String> {
