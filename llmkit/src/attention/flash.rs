@@ -1,11 +1,11 @@
-//! Attention block by block on the kernel [`attend`], query rows shared out among threads as tasks.
+//! Attention block by block on a kernel, query rows shared out among threads as tasks.
 //!
 //! ```text
 //! for each block of 64 keys:  s = q·kᵀ;  m' = max(m, s);  out = out·exp(m − m') + exp(s − m')·v;  then out / Σ exp(s − m)
 //! ```
-//! A task is some query rows of one key/value head of one sequence: the rows of all query heads that share it, so that a block is
-//! read once for all of them. Prompts get tasks of as many rows as fill the kernel's tiles, single tokens one row a task where
-//! there would not be enough tasks.
+//! The kernel is [`attend`]. A task is some query rows of one key/value head of one sequence: the rows of all query heads that
+//! share it, so that a block is read once for all of them. Prompts get tasks of as many rows as fill the kernel's tiles, single
+//! tokens one row a task where there would not be enough tasks.
 //!
 //! Source: Dao et al. 2022, *FlashAttention*, 2205.14135, algorithm 1.
 //! Cost: 4·S·D flops a query and head; keys and values are read once a task; nothing of size T × S is kept.
