@@ -23,6 +23,7 @@
 mod archive;
 mod cache;
 mod fetch;
+pub(crate) mod folder;
 mod hugging_face;
 mod partial;
 mod provenance;

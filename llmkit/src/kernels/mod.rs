@@ -9,6 +9,7 @@
 //! | [`rope`] | rotary positions |
 //! | [`panel`] | how matrices are laid out |
 //! | [`isa`], [`team`] | which instructions, which threads |
+//! | [`mapped`] | weight files in memory |
 //!
 //! A kernel file has, in order: the public function, the same on a given [`Isa`], the reference (obvious, f64, never
 //! optimised), one function for each instruction set, tests of each of these against the reference.
@@ -22,6 +23,7 @@ pub mod dense;
 pub mod integer;
 pub mod isa;
 pub mod likelihood;
+pub mod mapped;
 pub mod panel;
 pub mod rope;
 pub mod team;

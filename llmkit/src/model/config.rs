@@ -100,6 +100,8 @@ struct HuggingFace {
     rope_theta: Option<f64>,
     rms_norm_eps: f64,
     rope_scaling: Option<serde_json::Value>,
+    /// Both of the above, as later versions of the library write them.
+    rope_parameters: Option<serde_json::Value>,
     sliding_window: Option<usize>,
     use_sliding_window: Option<bool>,
     attention_bias: Option<bool>,
@@ -120,7 +122,12 @@ impl Config {
         let heads = gguf.integer(&key("attention.head_count"))?;
         let width = gguf.integer(&key("embedding_length"))?;
         let float = |name: &str| gguf.float(&key(name));
+        let head_dim = gguf
+            .integer(&key("attention.key_length"))
+            .or_else(|_| gguf.integer(&key("rope.dimension_count")))
+            .unwrap_or(width / heads.max(1));
         let scaling = match gguf.metadata.get(&key("rope.scaling.type")) {
+            _ if gguf.tensor(FACTORS).is_some() => factors(gguf, head_dim)?,
             None => RopeScaling::None,
             Some(Value::Text(kind)) if kind == "none" => RopeScaling::None,
             Some(Value::Text(kind)) if kind == "linear" => RopeScaling::Linear {
@@ -144,10 +151,7 @@ impl Config {
             kv_heads: gguf
                 .integer(&key("attention.head_count_kv"))
                 .unwrap_or(heads),
-            head_dim: gguf
-                .integer(&key("attention.key_length"))
-                .or_else(|_| gguf.integer(&key("rope.dimension_count")))
-                .unwrap_or(width / heads.max(1)),
+            head_dim,
             ffn_width: gguf.integer(&key("feed_forward_length"))?,
             vocabulary: gguf.texts("tokenizer.ggml.tokens")?.len(),
             context_tokens: gguf.integer(&key("context_length"))?,
@@ -180,7 +184,9 @@ impl Config {
             got,
         };
         let flags = flags(&its.model_type).ok_or_else(|| wrong(KNOWN, its.model_type.clone()))?;
-        let scaling = match &its.rope_scaling {
+        let parameters = its.rope_parameters.as_ref();
+        let theta = parameters.and_then(|it| it.get("rope_theta")?.as_f64());
+        let scaling = match its.rope_scaling.as_ref().or(parameters) {
             None => RopeScaling::None,
             Some(json) => scaling(json, its.max_position_embeddings).ok_or_else(|| {
                 wrong(
@@ -207,7 +213,7 @@ impl Config {
             ffn_width: its.intermediate_size,
             vocabulary: its.vocab_size,
             context_tokens: its.max_position_embeddings,
-            rope_base: its.rope_theta.unwrap_or(10_000.0),
+            rope_base: its.rope_theta.or(theta).unwrap_or(10_000.0),
             scaling,
             pairs: flags.pairs,
             norm_epsilon: its.rms_norm_eps,
@@ -248,6 +254,22 @@ impl Config {
                     .to_owned(),
                 got: format!("{self:?}"),
             })
+        }
+    }
+}
+
+/// Where Llama 3.1's files have their frequencies' factors.
+const FACTORS: &str = "rope_freqs.weight";
+
+fn factors(gguf: &Gguf, head_dim: usize) -> Result<RopeScaling> {
+    let factors = gguf.tensor(FACTORS).map(|it| gguf.dequantize(it));
+    let factors = factors.unwrap_or_default();
+    let is_positive = factors.iter().all(|it| it.is_finite() && *it > 0.0);
+    match is_positive && factors.len() == head_dim / 2 {
+        true => Ok(RopeScaling::Factors(factors.into())),
+        false => {
+            let expected = format!("{} positive numbers", head_dim / 2);
+            Err(gguf.wrong(FACTORS, &expected, format!("{factors:?}")))
         }
     }
 }
@@ -324,6 +346,18 @@ mod tests {
             (config.head_dim, config.kv_heads, config.rope_base),
             (64, 3, 100_000.0)
         );
+    }
+
+    #[test]
+    fn rotary_parameters_may_stand_together() {
+        let together =
+            r#""rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500000.0}"#;
+        let json = JSON
+            .replace("\"rope_theta\": 100000, ", "")
+            .replace("\"rope_scaling\": null", together);
+        let config = Config::from_hugging_face("c", &json).unwrap();
+        assert_eq!(config.rope_base, 500_000.0);
+        assert_eq!(config.scaling, RopeScaling::Linear { factor: 4.0 });
     }
 
     #[test]

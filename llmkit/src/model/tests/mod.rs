@@ -1,8 +1,13 @@
 //! The model against hand-made files, candle's own decoder, a dense reimplementation, and the real SmolLM2 where it is in reach.
 
+mod chat;
 mod files;
+mod folders;
 mod network;
 mod real;
+mod tokens;
+
+pub(in crate::model) use files::one_matrix;
 
 use candle_core::{Device, Tensor};
 use rand::{Rng, SeedableRng};

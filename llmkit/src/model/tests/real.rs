@@ -2,11 +2,12 @@
 
 use candle_core::{IndexOp, Tensor};
 
-use super::super::{GenerateOptions, Model, Sampling};
+use super::super::chat::SMOLLM2;
+use super::super::{ChatTemplate, GenerateOptions, Message, Model, Sampling};
 use super::CPU;
 
 /// SmolLM2 in 4 bits, loaded once; `None` (with a word about it) where it is out of reach.
-fn real() -> Option<&'static Model> {
+pub(super) fn real() -> Option<&'static Model> {
     static MODEL: std::sync::OnceLock<Option<Model>> = std::sync::OnceLock::new();
     let model = MODEL.get_or_init(|| match Model::load("smollm2-135m-instruct-q4_1") {
         Ok(model) => Some(model),
@@ -60,6 +61,35 @@ fn the_real_tokenizer_splits_as_smollm_does() {
 }
 
 #[test]
+fn the_real_chat_template_writes_what_the_model_was_trained_on() {
+    let Some(model) = real() else { return };
+    for message in [
+        "What is a tensor?",
+        " blanks \n",
+        "{{ 7 * 7 }} <|im_end|>",
+        "日本 🦀 'é\"&<>",
+    ] {
+        assert_eq!(model.chat(message).unwrap(), super::chat::smollm2(message));
+    }
+    let talk = [
+        Message::system("S"),
+        Message::user("a"),
+        Message::assistant("b"),
+        Message::user("c"),
+    ];
+    let template = model.chat_template.as_ref().unwrap();
+    let built_in = ChatTemplate::new("built in", SMOLLM2, "", "");
+    assert_eq!(
+        template.render(&talk, true).unwrap(),
+        built_in.render(&talk, true).unwrap()
+    );
+    assert_eq!(
+        template.render(&talk, false).unwrap(),
+        built_in.render(&talk, false).unwrap()
+    );
+}
+
+#[test]
 fn the_real_model_knows_the_capital_of_france() {
     let Some(model) = real() else { return };
     assert_eq!(model.parameters(), 134_515_008);
@@ -89,7 +119,7 @@ fn the_real_model_knows_the_capital_of_france() {
         prints: false,
         ..GenerateOptions::default()
     };
-    let prompt = Model::chat("What is the capital of France?");
+    let prompt = model.chat("What is the capital of France?").unwrap();
     let greedy = model.generate(&prompt, &options).unwrap();
     assert!(greedy.text.contains("Paris"), "{}", greedy.text);
     // Step by step with a cache gives what the whole sequence gives at once.
