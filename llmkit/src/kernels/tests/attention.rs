@@ -46,8 +46,11 @@ fn attention_is_right(kernel: &Attend<'_>) -> Result<(), String> {
         ((0..70).collect::<Vec<_>>(), 32),
         (vec![63, 64, 65, 128], 64),
         ((190..200).collect(), 16),
+        // Heads that are no power of two, rows in no order, more rows than a tile.
+        (vec![130, 3, 64], 48),
+        ((60..110).collect(), 128),
     ] {
-        for window in [None, Some(1), Some(40)] {
+        for window in [None, Some(1), Some(40), Some(64), Some(100)] {
             let tokens = positions.iter().max().unwrap() + 1;
             let (keys, values) = (
                 numbers.take(tokens * head_dim),
@@ -133,7 +136,37 @@ fn planted_bugs_in_attention_are_caught() {
             let q: Vec<f32> = q.iter().map(|it| it * std::f32::consts::LOG2_E).collect();
             honest(&q, p, mask, stored, out);
         };
-        for (name, bug) in [("off by one", off_by_one), ("wide", wide), ("log2", log2)] {
+        // All but the last block are forgotten (their sums are not carried over).
+        let forgetful: &Attend<'_> = &|q, p, mask, stored, out| {
+            let head_dim = q.len() / p.len();
+            let rows = q.chunks(head_dim).zip(out.chunks_mut(head_dim)).zip(p);
+            for ((q, out), &p) in rows {
+                let window = mask.window.unwrap_or(usize::MAX).min(p % BLOCK + 1);
+                let mask = Mask {
+                    window: Some(window),
+                };
+                honest(q, &[p], mask, stored, out);
+            }
+        };
+        // Each block is taken for the one before.
+        let stale: &Attend<'_> = &|q, p, mask, stored, out| {
+            let mut blocks = stored.0.clone();
+            blocks.rotate_right(1);
+            honest(q, p, mask, &Stored(blocks), out);
+        };
+        // Scores are not scaled.
+        let unscaled: &Attend<'_> = &|q, p, mask, stored, out| {
+            let q: Vec<f32> = q.iter().map(|it| it * 4.0).collect();
+            honest(&q, p, mask, stored, out);
+        };
+        for (name, bug) in [
+            ("off by one", off_by_one),
+            ("wide", wide),
+            ("log2", log2),
+            ("forgetful", forgetful),
+            ("stale", stale),
+            ("unscaled", unscaled),
+        ] {
             assert!(attention_is_right(bug).is_err(), "{isa} {name}");
         }
     }

@@ -117,10 +117,31 @@ fn planted_bugs_in_dense_products_are_caught() {
             };
             // A residual is overwritten.
             let forgetful: &Dense<'_> = &|_, x, m, _, out| honest(x, m, Into::Replace, out);
+            // Rows of the second tile read the input of the first.
+            let repeated: &Dense<'_> = &|_, x, m, into, out| {
+                let mut again = x.to_vec();
+                let tile = (12 * m.words()).min(x.len());
+                for (at, word) in again.iter_mut().enumerate().skip(tile) {
+                    *word = x[at - tile];
+                }
+                honest(&again, m, into, out);
+            };
+            // The last output of a ragged panel is not written.
+            let ragged: &Dense<'_> = &|_, x, m, into, out| {
+                let before = out.to_vec();
+                honest(x, m, into, out);
+                if m.rows() % 16 != 0 {
+                    for (row, before) in out.chunks_mut(m.rows()).zip(before.chunks(m.rows())) {
+                        row[m.rows() - 1] = before[m.rows() - 1];
+                    }
+                }
+            };
             for (name, bug) in [
                 ("short", short),
                 ("swapped", swapped),
                 ("forgetful", forgetful),
+                ("repeated", repeated),
+                ("ragged", ragged),
             ] {
                 assert!(
                     dense_is_right(element, bug).is_err(),
@@ -131,38 +152,53 @@ fn planted_bugs_in_dense_products_are_caught() {
     }
 }
 
+/// Many rows of a narrow matrix, and more rows than a block of a long one has.
 #[test]
 fn batches_threads_and_blocks_do_not_change_a_bit() {
     let mut numbers = Numbers(4);
-    let (tokens, outputs, columns) = (70, 100, 192);
-    let x = numbers.take(tokens * columns);
-    let w = numbers.take(outputs * columns);
+    for (tokens, outputs, columns) in [(70, 100, 192), (25, 17, 1 << 15)] {
+        let x = numbers.take(tokens * columns);
+        let w = numbers.take(outputs * columns);
+        for isa in fast() {
+            for element in [Element::F32, Element::Bf16] {
+                let (x_words, panels) = (words(element, &x, columns), matrix(element, &w, columns));
+                let run = |batch: usize, threads: usize| -> Vec<u32> {
+                    let team = Team::new(threads);
+                    let mut out = vec![0.0; tokens * outputs];
+                    let inputs = x_words.chunks(batch * panels.words());
+                    for (x, out) in inputs.zip(out.chunks_mut(batch * outputs)) {
+                        dense::multiply_at(isa, element, x, &panels, Into::Replace, out, &team);
+                    }
+                    out.iter().map(|it| it.to_bits()).collect()
+                };
+                let whole = run(tokens, 2);
+                for batch in [1, 2, 3, 7, 12, 16] {
+                    assert!(run(batch, 3) == whole, "{isa} {element:?} {batch}");
+                }
+            }
+        }
+    }
+}
+
+/// A NaN or an infinity of an input row, or of a row of weights, reaches what depends on it, and nothing else.
+#[test]
+fn what_is_not_finite_stays_where_it_is() {
+    let (tokens, outputs, columns) = (14, 19, 37);
+    let mut numbers = Numbers(14);
     for isa in fast() {
         for element in [Element::F32, Element::Bf16] {
-            let (x_words, panels) = (words(element, &x, columns), matrix(element, &w, columns));
-            let mut whole = vec![0.0; tokens * outputs];
-            dense::multiply_at(
-                isa,
-                element,
-                &x_words,
-                &panels,
-                Into::Replace,
-                &mut whole,
-                &Team::new(2),
-            );
-            for batch in [1, 2, 3, 7, 12, 16] {
-                let mut parts = vec![0.0; tokens * outputs];
-                let inputs = x_words.chunks(batch * panels.words());
-                for (x, out) in inputs.zip(parts.chunks_mut(batch * outputs)) {
-                    dense::multiply_at(isa, element, x, &panels, Into::Replace, out, &Team::new(3));
+            for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut x = numbers.take(tokens * columns);
+                let mut w = numbers.take(outputs * columns);
+                x[3 * columns + columns - 1] = odd;
+                w[17 * columns] = odd;
+                let mut out = vec![0.0; tokens * outputs];
+                let (x, w) = (words(element, &x, columns), matrix(element, &w, columns));
+                dense::multiply_at(isa, element, &x, &w, Into::Replace, &mut out, &Team::new(2));
+                for (i, it) in out.iter().enumerate() {
+                    let is_clean = i / outputs != 3 && i % outputs != 17;
+                    assert_eq!(it.is_finite(), is_clean, "{isa} {element:?} {odd} at {i}");
                 }
-                assert!(
-                    whole
-                        .iter()
-                        .zip(&parts)
-                        .all(|(a, b)| a.to_bits() == b.to_bits()),
-                    "{isa} {batch}"
-                );
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Products with codes in groups, and the rounding of their inputs.
+//! Products with codes in groups.
 
 use half::f16;
 
@@ -99,43 +99,104 @@ fn integer_products_are_exact() {
     }
 }
 
+/// Scale and min (−scale · zero, if there are none) of a group, from two elements whose codes differ; (0, value) if there are none.
+fn scale_and_min(m: &IntPanels, row: usize, group: usize) -> (f64, f64) {
+    let columns = group * m.group()..m.columns().min((group + 1) * m.group());
+    let of = |k: usize| (f64::from(m.code(row, k)), m.value(row, k));
+    let (code, value) = of(columns.start);
+    let other = columns.map(of).find(|(other, _)| *other != code);
+    let scale = other.map_or(0.0, |(c, v)| (v - value) / (c - code));
+    (scale, value - scale * code)
+}
+
 #[test]
 fn planted_bugs_in_integer_products_are_caught() {
     let team = Team::new(1);
     for isa in fast() {
-        for bits in [2, 3, 4, 8] {
-            let rebuilt = |m: &IntPanels, change: &(dyn Fn(u8) -> u8 + Sync)| {
-                // Scale 1 and no offset: only the "whole" cases matter to this bug.
-                let one = |_: usize, _: usize| f16::ONE;
-                IntPanels::pack(
-                    (m.rows(), m.columns()),
-                    bits,
-                    m.group(),
-                    |n, k| change(m.code(n, k)),
-                    &one,
-                    Ok(1 << (bits - 1)),
-                )
+        for bits in 1..=8 {
+            // The matrix again, with something changed: codes, scales, mins.
+            let rebuilt = |m: &IntPanels,
+                           code: &(dyn Fn(usize, usize) -> u8 + Sync),
+                           scale_group: &(dyn Fn(usize) -> usize + Sync),
+                           min: f64| {
+                let scale = |n, g| f16::from_f64(scale_and_min(m, n, scale_group(g)).0);
+                let min = |n, g| f16::from_f64(min * scale_and_min(m, n, g).1);
+                let shape = (m.rows(), m.columns());
+                IntPanels::pack(shape, bits, m.group(), code, &scale, Err(&min))
+            };
+            let run = |x: &Bytes, wrong: &IntPanels, into, out: &mut [f32]| {
+                integer::multiply_at(isa, x, wrong, into, out, &team);
             };
             // The top bit of a code is lost (a shift of the wrong plane).
             let top_lost: &Integer<'_> = &|x, m, into, out| {
-                let wrong = rebuilt(m, &|code| code & !(1 << (bits - 1)));
-                integer::multiply_at(isa, x, &wrong, into, out, &team);
+                let code = |n, k| m.code(n, k) & !(1 << (bits - 1));
+                run(x, &rebuilt(m, &code, &|g| g, 1.0), into, out);
             };
-            // The correction for unsigned codes is left out: zero-point 0.
+            // The correction by Σ q is left out: neither zero-point nor mins.
             let uncorrected: &Integer<'_> = &|x, m, into, out| {
-                let one = |_: usize, _: usize| f16::ONE;
-                let wrong = IntPanels::pack(
-                    (m.rows(), m.columns()),
-                    bits,
-                    m.group(),
-                    |n, k| m.code(n, k),
-                    &one,
-                    Ok(0),
-                );
-                integer::multiply_at(isa, x, &wrong, into, out, &team);
+                run(x, &rebuilt(m, &|n, k| m.code(n, k), &|g| g, 0.0), into, out);
             };
-            for (name, bug) in [("top bit", top_lost), ("correction", uncorrected)] {
+            // The scale is that of the group before.
+            let late: &Integer<'_> = &|x, m, into, out| {
+                let before = |g: usize| g.saturating_sub(1);
+                run(
+                    x,
+                    &rebuilt(m, &|n, k| m.code(n, k), &before, 1.0),
+                    into,
+                    out,
+                );
+            };
+            // Two codes of a word change places.
+            let swapped: &Integer<'_> = &|x, m, into, out| {
+                let code = |n, k: usize| m.code(n, if k ^ 1 < m.columns() { k ^ 1 } else { k });
+                run(x, &rebuilt(m, &code, &|g| g, 1.0), into, out);
+            };
+            // A residual is overwritten.
+            let forgetful: &Integer<'_> = &|x, m, _, out| run(x, m, Into::Replace, out);
+            for (name, bug) in [
+                ("top bit", top_lost),
+                ("correction", uncorrected),
+                ("late scale", late),
+                ("swapped", swapped),
+                ("forgetful", forgetful),
+            ] {
                 assert!(integer_is_right(bits, bug).is_err(), "{isa} {bits} {name}");
+            }
+        }
+    }
+}
+
+/// Many rows of a narrow matrix, and more rows than a block of a long one has.
+#[test]
+fn batches_threads_and_blocks_do_not_change_a_bit() {
+    let mut numbers = Numbers(24);
+    for (tokens, outputs, columns) in [(70, 100, 192), (50, 17, 1 << 15)] {
+        let x = numbers.take(tokens * columns);
+        let codes: Vec<u8> = (0..outputs * columns)
+            .map(|_| numbers.below(256) as u8)
+            .collect();
+        for bits in [2, 3, 4, 5, 8] {
+            let code = |n: usize, k: usize| codes[n * columns + k] >> (8 - bits);
+            let scale = |n: usize, g: usize| f16::from_f32(0.01 + (n * 7 + g) as f32 * 1e-4);
+            let min = |n: usize, g: usize| f16::from_f32((n + g) as f32 * -1e-3);
+            let panels = IntPanels::pack((outputs, columns), bits, 32, code, &scale, Err(&min));
+            for isa in fast() {
+                let run = |batch: usize, threads: usize| -> Vec<u32> {
+                    let team = Team::new(threads);
+                    let mut out = vec![0.0; tokens * outputs];
+                    for (x, out) in x
+                        .chunks(batch * columns)
+                        .zip(out.chunks_mut(batch * outputs))
+                    {
+                        let x = Bytes::round(isa, x, columns, 32, &team);
+                        integer::multiply_at(isa, &x, &panels, Into::Replace, out, &team);
+                    }
+                    out.iter().map(|it| it.to_bits()).collect()
+                };
+                let whole = run(tokens, 2);
+                for batch in [1, 3, 12, 16] {
+                    assert!(run(batch, 3) == whole, "{isa} {bits} {batch}");
+                }
             }
         }
     }
@@ -161,38 +222,4 @@ fn the_largest_codes_do_not_saturate() {
             }
         }
     }
-}
-
-#[test]
-fn inputs_are_rounded_alike_everywhere_and_to_nearest() {
-    let mut numbers = Numbers(3);
-    for (tokens, columns, group) in [(1, 1, 32), (3, 70, 32), (9, 576, 64), (2, 100, 4096)] {
-        let mut x = numbers.take(tokens * columns);
-        x[0] = 0.0;
-        let reference = Bytes::round(Isa::Reference, &x, columns, group, &Team::new(1));
-        for isa in Isa::here() {
-            assert_eq!(
-                Bytes::round(isa, &x, columns, group, &Team::new(2)),
-                reference,
-                "{isa}"
-            );
-        }
-        for t in 0..tokens {
-            for (k, &value) in x[t * columns..(t + 1) * columns].iter().enumerate() {
-                let start = k / group * group;
-                let row = &x[t * columns..][..columns];
-                let top = row[start..columns.min(start + group)]
-                    .iter()
-                    .fold(0f32, |a, b| a.max(b.abs()));
-                let step = f64::from(top) / 127.0;
-                let error = (reference.value(t, k) - f64::from(value)).abs();
-                assert!(
-                    error <= step * 0.5001 + 1e-30,
-                    "{value} is off by {error} of {step}"
-                );
-            }
-        }
-    }
-    let tiny = Bytes::round(Isa::best(), &[1e-44, -1e-44], 2, 32, &Team::new(1));
-    assert!(tiny.value(0, 0).abs() < 1e-38);
 }

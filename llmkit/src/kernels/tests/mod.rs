@@ -7,8 +7,17 @@ mod activation;
 mod attention;
 mod dense;
 mod integer;
+mod likelihood;
+mod panel;
+mod rope;
+mod rounding;
+mod softmax;
+mod team;
 
 use super::isa::Isa;
+
+/// Unit roundoff of f32, 2⁻²⁴.
+const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
 
 /// Reproducible numbers in −1 … 1, with some that are twenty times as large (as activations have).
 struct Numbers(u64);
@@ -46,7 +55,8 @@ fn fast() -> Vec<Isa> {
 }
 
 /// (T, N, K): one of each, tails of panels, tiles and words.
-const SIZES: [(usize, usize, usize); 12] = [
+const SIZES: [(usize, usize, usize); 13] = [
+    (0, 16, 32),
     (1, 1, 1),
     (1, 16, 4),
     (1, 200, 33),
