@@ -444,6 +444,19 @@ pub(super) fn from_path(path: &Path, kind: Kind) -> Result<Asset> {
     };
     let mut records = Vec::new();
     for file in &files {
+        let kind = std::fs::metadata(file).map_err(Error::io("read", file))?;
+        if !kind.is_file() {
+            // A pipe would be waited for, a device may never end.
+            let got = match kind.is_dir() {
+                true => "a directory",
+                false => "a pipe, a device or a socket",
+            };
+            return Err(Error::Format {
+                file: file.display().to_string(),
+                expected: "a regular file".to_owned(),
+                got: got.to_owned(),
+            });
+        }
         records.push(record(file, sha256_file(file)?));
     }
     // A file that we know by its bytes is named for what it is.
