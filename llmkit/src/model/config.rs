@@ -226,35 +226,53 @@ impl Config {
         .checked(file)
     }
 
+    /// Whether sizes and constants make sense. What follows from them (tables of angles, say) then stays small.
     fn checked(self, file: &str) -> Result<Config> {
-        let sizes = [
-            self.layers,
-            self.width,
-            self.heads,
-            self.kv_heads,
-            self.head_dim,
-            self.ffn_width,
-            self.vocabulary,
-            self.context_tokens,
-        ];
-        let fits = sizes.iter().all(|size| (1..1 << 24).contains(size))
-            && self.heads.is_multiple_of(self.kv_heads)
-            && self.head_dim.is_multiple_of(2)
-            && self.rope_base.is_finite()
-            && self.rope_base > 0.0
-            && self.norm_epsilon.is_finite()
-            && self.norm_epsilon >= 0.0
-            && self.window != Some(0);
-        if fits {
-            Ok(self)
-        } else {
+        let refuse = |field: &str, expected: &str, got: String| {
             Err(Error::Format {
-                file: file.to_owned(),
-                expected: "sizes of a Llama model (whole heads in each group, even head dimension)"
-                    .to_owned(),
-                got: format!("{self:?}"),
+                file: format!("{file}: {field}"),
+                expected: expected.to_owned(),
+                got,
             })
+        };
+        for (field, size, limit) in [
+            ("layers", self.layers, 1 << 24),
+            ("width", self.width, 1 << 24),
+            ("heads", self.heads, 1 << 24),
+            ("key/value heads", self.kv_heads, 1 << 24),
+            ("head dimension", self.head_dim, 1 << 12),
+            ("feed-forward width", self.ffn_width, 1 << 24),
+            ("vocabulary", self.vocabulary, 1 << 24),
+            ("context", self.context_tokens, 1 << 24),
+        ] {
+            if !(1..=limit).contains(&size) {
+                return refuse(field, &format!("1 to {limit}"), size.to_string());
+            }
         }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            let got = format!("{} for {} key/value heads", self.heads, self.kv_heads);
+            return refuse("heads", "whole heads in each group", got);
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            let got = self.head_dim.to_string();
+            return refuse("head dimension", "an even head dimension", got);
+        }
+        if !(self.rope_base.is_finite() && self.rope_base > 1.0) {
+            let got = self.rope_base.to_string();
+            return refuse("rotary base", "a number above 1", got);
+        }
+        if !(self.norm_epsilon.is_finite() && self.norm_epsilon >= 0.0) {
+            let got = self.norm_epsilon.to_string();
+            return refuse("epsilon of the norms", "a number of at least 0", got);
+        }
+        if self.window == Some(0) {
+            return refuse("sliding window", "at least 1", "0".to_owned());
+        }
+        if !self.scaling.makes_sense() {
+            let expected = "factor at least 1, trained on at least 1 token, 0 < slow < fast";
+            return refuse("rope scaling", expected, format!("{:?}", self.scaling));
+        }
+        Ok(self)
     }
 }
 

@@ -49,6 +49,30 @@ pub enum RopeScaling {
     Factors(Arc<[f32]>),
 }
 
+impl RopeScaling {
+    /// Whether its numbers give frequencies that are numbers.
+    pub(super) fn makes_sense(self) -> bool {
+        let is_factor = |it: f64| it.is_finite() && it >= 1.0;
+        let is_ramp = |slow: f64, fast: f64| slow > 0.0 && slow < fast && fast.is_finite();
+        match self {
+            RopeScaling::None => true,
+            RopeScaling::Linear { factor } | RopeScaling::Ntk { factor } => is_factor(factor),
+            RopeScaling::Yarn {
+                factor,
+                trained_tokens,
+                fast,
+                slow,
+            }
+            | RopeScaling::Llama3 {
+                factor,
+                slow,
+                fast,
+                trained_tokens,
+            } => is_factor(factor) && is_factor(trained_tokens) && is_ramp(slow, fast),
+        }
+    }
+}
+
 /// Frequencies (D/2) in radians a position, and the magnitude of cosines and sines.
 pub fn frequencies(config: &Config) -> (Vec<f64>, f64) {
     let d = config.head_dim as f64;
