@@ -122,10 +122,16 @@ impl Config {
         let heads = gguf.integer(&key("attention.head_count"))?;
         let width = gguf.integer(&key("embedding_length"))?;
         let float = |name: &str| gguf.float(&key(name));
-        let head_dim = gguf
-            .integer(&key("attention.key_length"))
-            .or_else(|_| gguf.integer(&key("rope.dimension_count")))
-            .unwrap_or(width / heads.max(1));
+        // A field that is there and is no count is a mistake, not a field that is missing.
+        let optional = |name: &str| {
+            let key = key(name);
+            let is_there = gguf.metadata.contains_key(&key);
+            is_there.then(|| gguf.integer(&key)).transpose()
+        };
+        let head_dim = match optional("attention.key_length")? {
+            Some(head_dim) => head_dim,
+            None => optional("rope.dimension_count")?.unwrap_or(width / heads.max(1)),
+        };
         let scaling = match gguf.metadata.get(&key("rope.scaling.type")) {
             _ if gguf.tensor(FACTORS).is_some() => factors(gguf, head_dim)?,
             None => RopeScaling::None,
@@ -139,32 +145,31 @@ impl Config {
                 fast: 32.0,
                 slow: 1.0,
             },
-            other => {
-                let got = format!("{other:?}");
-                return Err(gguf.wrong(&key("rope.scaling.type"), "none, linear or yarn", got));
+            Some(_) => {
+                let key = key("rope.scaling.type");
+                let got = gguf.text(&key)?;
+                return Err(gguf.wrong(&key, "none, linear or yarn", got));
             }
         };
         Config {
             layers: gguf.integer(&key("block_count"))?,
             width,
             heads,
-            kv_heads: gguf
-                .integer(&key("attention.head_count_kv"))
-                .unwrap_or(heads),
+            kv_heads: optional("attention.head_count_kv")?.unwrap_or(heads),
             head_dim,
             ffn_width: gguf.integer(&key("feed_forward_length"))?,
             vocabulary: gguf.texts("tokenizer.ggml.tokens")?.len(),
             context_tokens: gguf.integer(&key("context_length"))?,
-            rope_base: gguf.float(&key("rope.freq_base")).unwrap_or(10_000.0),
+            rope_base: match gguf.metadata.contains_key(&key("rope.freq_base")) {
+                true => float("rope.freq_base")?,
+                false => 10_000.0,
+            },
             scaling,
             pairs: flags.pairs,
             norm_epsilon: gguf.float(&key("attention.layer_norm_rms_epsilon"))?,
             has_biases: flags.has_biases,
             has_qk_norm: flags.has_qk_norm,
-            window: gguf
-                .integer(&key("attention.sliding_window"))
-                .ok()
-                .filter(|&it| it > 0),
+            window: optional("attention.sliding_window")?.filter(|&it| it > 0),
         }
         .checked(gguf.file())
     }
@@ -287,7 +292,11 @@ fn factors(gguf: &Gguf, head_dim: usize) -> Result<RopeScaling> {
         true => Ok(RopeScaling::Factors(factors.into())),
         false => {
             let expected = format!("{} positive numbers", head_dim / 2);
-            Err(gguf.wrong(FACTORS, &expected, format!("{factors:?}")))
+            let got = match factors.iter().find(|it| !(it.is_finite() && **it > 0.0)) {
+                Some(odd) => odd.to_string(),
+                None => format!("{} numbers", factors.len()),
+            };
+            Err(gguf.wrong(FACTORS, &expected, got))
         }
     }
 }

@@ -51,11 +51,12 @@ pub enum RopeScaling {
 
 impl RopeScaling {
     /// Whether its numbers give frequencies that are numbers.
-    pub(super) fn makes_sense(self) -> bool {
+    pub(super) fn makes_sense(&self) -> bool {
         let is_factor = |it: f64| it.is_finite() && it >= 1.0;
         let is_ramp = |slow: f64, fast: f64| slow > 0.0 && slow < fast && fast.is_finite();
-        match self {
-            RopeScaling::None => true,
+        match *self {
+            // Factors are checked where they are read.
+            RopeScaling::None | RopeScaling::Factors(_) => true,
             RopeScaling::Linear { factor } | RopeScaling::Ntk { factor } => is_factor(factor),
             RopeScaling::Yarn {
                 factor,

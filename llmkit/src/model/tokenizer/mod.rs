@@ -43,8 +43,11 @@ impl Tokenizer {
 
     /// From a `tokenizer.json`, with what its neighbours say.
     pub(super) fn with_settings(path: &Path, settings: &Settings) -> Result<Tokenizer> {
-        let inner = tokenizers::Tokenizer::from_file(path)
-            .map_err(|error| Error::Tokenizer(format!("{}: {error}", path.display())))?;
+        let wrong = |error| Error::Tokenizer(format!("{}: {error}", path.display()));
+        let mut inner = tokenizers::Tokenizer::from_file(path).map_err(wrong)?;
+        // These are for batches in training: they would cut a text, or fill it up to a length of the file's choice.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(wrong)?;
         let id = |token: &Option<String>| inner.token_to_id(token.as_ref()?);
         // Where nobody says it, the tokenizer itself may put a token in front.
         let adds_bos = settings.adds_bos.unwrap_or_else(|| {

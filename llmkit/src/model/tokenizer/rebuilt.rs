@@ -34,8 +34,9 @@ use crate::model::gguf::{Gguf, Value};
 
 /// What SentencePiece writes for a blank.
 const BLANK: &str = "\u{2581}";
-/// Bytes of the longest piece that is looked at for merges; real ones have some dozens.
-const LONGEST: usize = 1024;
+/// Bytes of the longest piece that is looked at for merges; real ones have some dozens. A piece has as many merges as ways to cut
+/// it: this limits what a hostile vocabulary can ask for.
+const LONGEST: usize = 128;
 
 /// The tokenizer of a file.
 pub(super) fn tokenizer(gguf: &Gguf) -> Result<Tokenizer> {
