@@ -8,7 +8,7 @@
 mod entry;
 #[path = "../../llmkit/tests/hostile/mutate.rs"]
 mod mutate;
-#[path = "../../llmkit/tests/hostile/seeds.rs"]
+#[path = "../../llmkit/tests/hostile/seeds/mod.rs"]
 mod seeds;
 
 use peak_alloc::PeakAlloc;

@@ -5,18 +5,20 @@
 use std::cell::OnceCell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use llmkit::eval::Ledger;
 use llmkit::model::gguf::Gguf;
 use llmkit::model::weights::Weights;
-use llmkit::model::{Config, Llama, Model, Piece, Tokenizer, WeightType};
+use llmkit::model::{ChatTemplate, Config, Llama, Message, Model, Piece, Tokenizer, WeightType};
 use llmkit::{Error, Result};
 
 /// Names of all targets with what they do, in the order of the fuzz targets.
-pub const ALL: [(&str, fn(&[u8]) -> Result<()>); 4] = [
+pub const ALL: [(&str, fn(&[u8]) -> Result<()>); 5] = [
     ("gguf", gguf),
     ("folder", folder),
     ("tokenizer", tokenizer),
+    ("template", template),
     ("ledger", ledger),
 ];
 
@@ -25,7 +27,7 @@ pub const CUT: &[u8] = b"\n%%%%\n";
 
 /// The bytes of a GGUF file, from the directory of tensors to the first logits.
 pub fn gguf(bytes: &[u8]) -> Result<()> {
-    let gguf = Gguf::parse("input.gguf", bytes.to_vec())?;
+    let gguf = Arc::new(Gguf::parse("input.gguf", bytes.to_vec())?);
     for info in &gguf.tensors {
         let elements: usize = info.shape.iter().product();
         assert_eq!(gguf.dequantize(info).len(), elements, "{}", info.name);
@@ -33,7 +35,7 @@ pub fn gguf(bytes: &[u8]) -> Result<()> {
     let config = Config::from_gguf(&gguf)?;
     // A tokenizer that is refused is no reason to leave the weights alone.
     let tokenizer = Tokenizer::from_gguf(&gguf).map(|it| text(&it));
-    let weights = Weights::of_gguf(gguf);
+    let weights = Weights::of_gguf(Arc::clone(&gguf));
     for kind in [WeightType::F32, WeightType::Native] {
         first_logits(&Llama::new(&config, &weights, kind)?, &config)?;
     }
@@ -74,6 +76,29 @@ pub fn tokenizer(bytes: &[u8]) -> Result<()> {
         text(&Tokenizer::from_json(&path)?);
         Ok(())
     })
+}
+
+/// A chat template; bytes that are no UTF-8 cannot come to one.
+pub fn template(bytes: &[u8]) -> Result<()> {
+    let source = String::from_utf8_lossy(bytes);
+    let template = ChatTemplate::new("input.jinja", source, "<s>", "</s>");
+    let conversations = [
+        vec![Message::user("2 + 2?")],
+        vec![
+            Message::system("Be brief."),
+            Message::user("né\n{{ x }}"),
+            Message::assistant("4"),
+            Message::user(""),
+        ],
+    ];
+    for messages in conversations {
+        for is_answered_next in [false, true] {
+            let limit = (2 << 20) + 16 * (bytes.len() * 3 + 100);
+            let text = template.render(&messages, is_answered_next)?;
+            assert!(text.len() <= limit, "{} bytes", text.len());
+        }
+    }
+    Ok(())
 }
 
 /// A ledger that is read, and written with its last row once more.

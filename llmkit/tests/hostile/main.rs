@@ -29,7 +29,8 @@ const PROGRESS: &str = "LLMKIT_HOSTILE_PROGRESS";
 fn honest_files_are_accepted() {
     for (target, run) in entry::ALL {
         for (i, seed) in seeds::of(target).iter().enumerate() {
-            let is_empty = target == "gguf" && i == 2;
+            // The last GGUF file is one without anything in it.
+            let is_empty = target == "gguf" && i + 1 == seeds::of(target).len();
             match run(seed) {
                 Ok(()) => assert!(!is_empty),
                 Err(error) => assert!(is_empty, "{target} {i}: {error}"),

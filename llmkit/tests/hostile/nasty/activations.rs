@@ -43,7 +43,7 @@ const NAMES: [&str; 10] = [
 fn what_a_hook_plants_is_reported() {
     let gguf = Gguf::parse("input.gguf", llama().bytes()).unwrap();
     let config = Config::from_gguf(&gguf).unwrap();
-    let weights = Weights::of_gguf(gguf);
+    let weights = Weights::of_gguf(gguf.into());
     for kind in WeightType::ALL {
         let network = Llama::new(&config, &weights, kind).unwrap();
         for name in NAMES {
@@ -80,7 +80,7 @@ fn what_overflows_is_reported() {
         .for_each(|it| it.copy_from_slice(&3e38f32.to_le_bytes()));
     let gguf = Gguf::parse("input.gguf", file.bytes()).unwrap();
     let config = Config::from_gguf(&gguf).unwrap();
-    let weights = Weights::of_gguf(gguf);
+    let weights = Weights::of_gguf(gguf.into());
     for kind in WeightType::ALL {
         let network = Llama::new(&config, &weights, kind).unwrap();
         let mut store = network.store();
@@ -98,7 +98,7 @@ fn what_overflows_is_reported() {
 fn tokens_out_of_range_are_told_the_limit() {
     let gguf = Gguf::parse("input.gguf", llama().bytes()).unwrap();
     let config = Config::from_gguf(&gguf).unwrap();
-    let network = Llama::new(&config, &Weights::of_gguf(gguf), WeightType::F32).unwrap();
+    let network = Llama::new(&config, &Weights::of_gguf(gguf.into()), WeightType::F32).unwrap();
     let mut store = network.store();
     let mut run = |tokens: &[u32]| {
         let store = store.as_mut();

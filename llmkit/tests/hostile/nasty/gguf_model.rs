@@ -216,7 +216,7 @@ fn weights_that_are_not_finite() {
                 }
                 let gguf = Gguf::parse("input.gguf", bad.bytes()).unwrap();
                 let config = Config::from_gguf(&gguf).unwrap();
-                let weights = Weights::of_gguf(gguf);
+                let weights = Weights::of_gguf(gguf.into());
                 for kind in WeightType::ALL {
                     let error = Llama::new(&config, &weights, kind).unwrap_err().to_string();
                     assert!(error.contains(&name), "{kind} {name} {odd}: {error}");

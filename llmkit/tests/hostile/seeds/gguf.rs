@@ -250,3 +250,60 @@ pub fn qwen() -> File {
     file.add("output.weight", &[32, 12], 8);
     file
 }
+
+/// A Llama of one layer whose rows are of 256: the K-quants and IQ4_NL.
+pub fn k_quants() -> File {
+    let mut file = nothing();
+    file.text("general.architecture", "llama");
+    file.sizes("llama", [256, 2, 1, 16, 32]);
+    file.vocabulary();
+    file.add("token_embd.weight", &[256, 12], 14);
+    file.add("blk.0.attn_norm.weight", &[256], 0);
+    file.add("blk.0.attn_q.weight", &[256, 32], 12);
+    file.add("blk.0.attn_k.weight", &[256, 16], 13);
+    file.add("blk.0.attn_v.weight", &[256, 16], 14);
+    file.add("blk.0.attn_output.weight", &[32, 256], 20);
+    file.add("blk.0.ffn_norm.weight", &[256], 0);
+    file.add("blk.0.ffn_gate.weight", &[256, 32], 10);
+    file.add("blk.0.ffn_up.weight", &[256, 32], 11);
+    file.add("blk.0.ffn_down.weight", &[32, 256], 8);
+    file.add("output_norm.weight", &[256], 0);
+    file
+}
+
+/// The same Llama as [`llama`] with SentencePiece's vocabulary, a template, and factors of frequencies.
+pub fn sentence_piece() -> File {
+    let mut file = llama();
+    let pieces = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "<0x0A>",
+        "\u{2581}",
+        "a",
+        "b",
+        "c",
+        "ab",
+        "\u{2581}ab",
+        "abc",
+        "0",
+    ];
+    file.text("tokenizer.ggml.model", "llama");
+    file.set("tokenizer.ggml.tokens", 9, texts(&pieces));
+    let scores = (0..12).map(|i| (-(i as f32)).to_le_bytes().to_vec());
+    file.set(
+        "tokenizer.ggml.scores",
+        9,
+        array(6, &scores.collect::<Vec<_>>()),
+    );
+    let kinds = [2i32, 3, 3, 6, 1, 1, 1, 1, 1, 1, 1, 1].map(|it| it.to_le_bytes().to_vec());
+    file.set("tokenizer.ggml.token_type", 9, array(5, &kinds));
+    file.integer("tokenizer.ggml.bos_token_id", 1);
+    file.integer("tokenizer.ggml.eos_token_id", 2);
+    file.text("tokenizer.chat_template", "{{ messages[0].content }}");
+    file.add("rope_freqs.weight", &[8], 0);
+    for factor in file.tensor("rope_freqs.weight").data.chunks_mut(4) {
+        factor.copy_from_slice(&1.5f32.to_le_bytes());
+    }
+    file
+}

@@ -11,6 +11,8 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "gguf" => vec![
             gguf::llama().bytes(),
             gguf::qwen().bytes(),
+            gguf::k_quants().bytes(),
+            gguf::sentence_piece().bytes(),
             gguf::nothing().bytes(),
         ],
         "folder" => vec![folder("F32"), folder("BF16")],
@@ -19,6 +21,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
             WORD_PIECE.as_bytes().to_vec(),
             UNIGRAM.as_bytes().to_vec(),
         ],
+        "template" => TEMPLATES.iter().map(|it| it.as_bytes().to_vec()).collect(),
         "ledger" => vec![LEDGER.as_bytes().to_vec(), b"".to_vec()],
         _ => Vec::new(),
     }
@@ -67,6 +70,20 @@ fn tokenizer_json() -> String {
     )
     .replace("\u{120} \", \"a\"", "\u{120}\", \"a\"")
 }
+
+const TEMPLATES: [&str; 2] = [
+    r#"{%- if messages[0]['role'] != 'system' -%}{{ '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{%- endif -%}
+{%- for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\n' + message['content'] | trim + '<|im_end|>' ~ '\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"#,
+    r#"{{ bos_token }}{% set ns = namespace(last = -1, text = '') %}
+{% macro part(role, text) -%}[{{ role.upper() }}] {{ text.split('\n')[0] | default('-') }}{%- endmacro %}
+{% for message in messages %}{% if message.role == 'user' and loop.index0 % 2 == 1 %}{% set ns.last = loop.index0 %}
+{% endif %}{{ part(message.role, message.content) }}{{ message | tojson(indent = 2) }}{% if loop.last %}{% break %}{% endif %}
+{% endfor %}{{ range(3) | list | length }}{{ messages[::-1][0].content[:5] }}{{ strftime_now('%d %b %Y') }}
+{% if not messages %}{{ raise_exception('nobody said anything') }}{% endif %}{{ eos_token * 2 }}"#,
+];
 
 const WORD_PIECE: &str = r###"{"version": "1.0", "truncation": {"max_length": 8, "strategy": "LongestFirst", "stride": 0, "direction": "Right"},
 "padding": {"strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": 4, "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"},
