@@ -4,18 +4,18 @@
 //! bits are the same on all of them.
 
 use super::isa::{Isa, vectorized};
-use super::panel::LANES;
+use super::panel::{LANES, bf16_bits};
 use super::team::Team;
 
 /// Rows below which threads are not worth waking.
 const FEW_ROWS: usize = 8;
 
 /// Calls `work(row index, row)` for each row of `out`, spread over the team.
-pub(super) fn each_row(
-    out: &mut [f32],
+pub(super) fn each_row<T: Send>(
+    out: &mut [T],
     columns: usize,
     team: &Team,
-    work: impl Fn(usize, &mut [f32]) + Sync,
+    work: impl Fn(usize, &mut [T]) + Sync,
 ) {
     let rows = out.len().checked_div(columns).unwrap_or(0);
     if rows < FEW_ROWS {
@@ -101,6 +101,30 @@ pub fn swiglu(isa: Isa, gate: &mut [f32], up: &[f32], columns: usize, team: &Tea
             }
         });
     });
+}
+
+/// Each row of `x` (T, K) rounded to bf16, ties to even, two to a word, an odd end filled up with zero: (T, K/2 rounded up).
+///
+/// # Panics
+/// If `x` is no whole number of rows.
+pub fn to_bf16(isa: Isa, x: &[f32], columns: usize, team: &Team) -> Vec<u32> {
+    let words = columns.div_ceil(2).max(1);
+    let rows = x.len().checked_div(columns).unwrap_or(0);
+    assert_eq!(x.len(), rows * columns, "rows of {columns}");
+    let mut out = vec![0u32; rows * words];
+    each_row(&mut out, words, team, |i, out| {
+        let x = &x[i * columns..(i + 1) * columns];
+        vectorized(isa, || {
+            let mut pairs = x.chunks_exact(2);
+            for (word, pair) in out.iter_mut().zip(pairs.by_ref()) {
+                *word = u32::from(bf16_bits(pair[0])) | u32::from(bf16_bits(pair[1])) << 16;
+            }
+            if let (Some(word), [last]) = (out.last_mut(), pairs.remainder()) {
+                *word = u32::from(bf16_bits(*last));
+            }
+        });
+    });
+    out
 }
 
 /// What an online softmax has seen of a row so far.

@@ -18,6 +18,7 @@ use std::arch::x86_64::*;
 
 use super::isa::Isa;
 use super::panel::{LANES, Line, Panels, bf16_value};
+use super::product::{Matrix, Product, multiply_all};
 use super::team::Team;
 
 /// What a word of an input and of a matrix holds.
@@ -66,49 +67,49 @@ pub fn multiply_at(
     out: &mut [f32],
     team: &Team,
 ) {
-    let isa = isa.checked();
-    let (words, outputs) = (matrix.words(), matrix.rows());
-    let tokens = out.len().checked_div(outputs).unwrap_or(0);
-    assert_eq!(out.len(), tokens * outputs, "output rows of {outputs}");
-    assert_eq!(
-        x.len(),
-        tokens * words,
-        "{tokens} input rows of {words} words"
-    );
-    if isa == Isa::Reference {
-        return reference(element, x, matrix, into, out);
-    }
-    let out = Shared(out.as_mut_ptr());
-    // As many rows of x as half a second-level cache holds, a whole number of tiles.
-    let block = ((1 << 19) / (4 * words.max(1))).next_multiple_of(12);
-    team.ranges(matrix.panels(), &|panels: Range<usize>| {
-        let out = &out;
-        for start in (0..tokens).step_by(block) {
-            let rows = block.min(tokens - start);
-            let first = panels.start * LANES;
-            let job = Job {
-                x: x[start * words..].as_ptr(),
-                x_stride: words,
-                rows,
-                lines: matrix.lines()[panels.start * words..].as_ptr(),
-                line_stride: words,
-                words,
-                // SAFETY: inside `out`, as start < T and first < N.
-                out: unsafe { out.0.add(start * outputs + first) },
-                out_stride: outputs,
-                columns: (panels.end * LANES).min(outputs) - first,
-                into,
-            };
-            // SAFETY: x, lines and out hold these rows, panels and columns (asserted above); no other thread has these columns.
-            unsafe { run(isa, element, &job) };
-        }
-    });
+    let product = Product {
+        matrix: Matrix::Dense { element, x, matrix },
+        into,
+        out,
+    };
+    multiply_all(isa, &mut [product], team);
 }
 
-/// A pointer that threads may share: each writes elements of its own.
-struct Shared(*mut f32);
-// SAFETY: see above.
-unsafe impl Sync for Shared {}
+/// Panels `panels` of all `tokens` rows of `x` · Wᵀ, into `out` (T, N).
+///
+/// # Safety
+/// * This machine has `isa`, which is not the reference.
+/// * `x` and `out` are `tokens` rows of the matrix's sizes; nobody else touches these columns of `out` meanwhile.
+pub(super) unsafe fn some_panels(
+    isa: Isa,
+    (element, x, matrix): (Element, &[u32], &Panels),
+    into: Into,
+    out: *mut f32,
+    tokens: usize,
+    panels: Range<usize>,
+) {
+    let (words, outputs) = (matrix.words(), matrix.rows());
+    // As many rows of x as half a second-level cache holds, a whole number of tiles.
+    let block = ((1 << 19) / (4 * words.max(1))).next_multiple_of(12);
+    let first = panels.start * LANES;
+    for start in (0..tokens).step_by(block) {
+        let job = Job {
+            x: x[start * words..].as_ptr(),
+            x_stride: words,
+            rows: block.min(tokens - start),
+            lines: matrix.lines()[panels.start * words..].as_ptr(),
+            line_stride: words,
+            words,
+            // SAFETY: inside `out`, as start < T and first < N.
+            out: unsafe { out.add(start * outputs + first) },
+            out_stride: outputs,
+            columns: (panels.end * LANES).min(outputs) - first,
+            into,
+        };
+        // SAFETY: x, lines and out hold these rows, panels and columns; the rest is the caller's.
+        unsafe { run(isa, element, &job) };
+    }
+}
 
 /// A product on raw memory.
 #[derive(Clone, Copy)]
@@ -138,9 +139,11 @@ pub(super) unsafe fn run(isa: Isa, element: Element, job: &Job) {
     unsafe {
         match (isa, element) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, Element::F32) => avx512::<F32>(job),
+            (Isa::Avx512 | Isa::Amx, Element::F32) => avx512::<F32>(job),
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512, Element::Bf16) => avx512::<Bf16>(job),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Amx, Element::Bf16) => super::amx::bf16(job),
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx2, Element::F32) => avx2::<F32>(job),
             #[cfg(target_arch = "x86_64")]
@@ -159,7 +162,7 @@ fn elements(element: Element, word: u32) -> [f64; 2] {
 }
 
 /// Sums in f64, rounded once.
-fn reference(element: Element, x: &[u32], matrix: &Panels, into: Into, out: &mut [f32]) {
+pub(super) fn reference(element: Element, x: &[u32], matrix: &Panels, into: Into, out: &mut [f32]) {
     let (words, outputs) = (matrix.words(), matrix.rows());
     for (i, out) in out.iter_mut().enumerate() {
         let (token, row) = (i / outputs, i % outputs);
@@ -235,32 +238,24 @@ pub(super) fn tile_rows(rest: usize, most: usize) -> usize {
     rest.div_ceil(rest.div_ceil(most).max(1))
 }
 
+/// The widest tile, in panels: a power of two, at most `most` and what `columns` reach into.
+pub(super) fn tile_panels(columns: usize, most: usize) -> usize {
+    let panels = columns.div_ceil(LANES).min(most).max(1);
+    1 << panels.ilog2()
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 unsafe fn avx512<D: Dot>(job: &Job) {
     // Few rows leave registers for many panels, which then come from memory as parallel streams.
-    // SAFETY: the pieces lie inside the job.
-    unsafe {
-        match job.rows {
-            0 => {}
-            1 => avx512_wide::<D, 8>(job),
-            2..=6 => avx512_wide::<D, 4>(job),
-            _ => avx512_wide::<D, 2>(job),
-        }
-    }
-}
-
-/// The job in steps of P panels, what is left in steps of one.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn avx512_wide<D: Dot, const P: usize>(job: &Job) {
+    let most = match job.rows {
+        0 | 1 => 8,
+        2..=6 => 4,
+        _ => 2,
+    };
     let mut column = 0;
     while column < job.columns {
-        let panels = if job.columns - column > (P - 1) * LANES {
-            P
-        } else {
-            1
-        };
+        let panels = tile_panels(job.columns - column, most);
         let mut row = 0;
         while row < job.rows {
             let rows = tile_rows(job.rows - row, 12);
@@ -275,15 +270,18 @@ unsafe fn avx512_wide<D: Dot, const P: usize>(job: &Job) {
                 }
             };
             macro_rules! tiles {
-                ($($m:literal)*) => {
+                ($($m:literal x $($p:literal)*),*) => {
                     match (rows, panels) {
-                        $(($m, 1) => tile512::<D, $m, 1>(&piece), ($m, _) => tile512::<D, $m, P>(&piece),)*
-                        _ => unreachable!("tiles have 1 to 12 rows"),
+                        $($(($m, $p) => tile512::<D, $m, $p>(&piece),)*)*
+                        _ => unreachable!("no tile of {rows} rows and {panels} panels"),
                     }
                 };
             }
             // SAFETY: the piece has these rows, and columns that reach into its last panel.
-            unsafe { tiles!(1 2 3 4 5 6 7 8 9 10 11 12) }
+            unsafe {
+                tiles!(1 x 1 2 4 8, 2 x 1 2 4, 3 x 1 2 4, 4 x 1 2 4, 5 x 1 2 4, 6 x 1 2 4,
+                       7 x 1 2, 8 x 1 2, 9 x 1 2, 10 x 1 2, 11 x 1 2, 12 x 1 2);
+            }
             row += rows;
         }
         column += panels * LANES;

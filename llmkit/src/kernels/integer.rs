@@ -27,9 +27,10 @@ use std::arch::x86_64::*;
 use half::f16;
 use rayon::prelude::*;
 
-use super::dense::{Into, tile_rows};
+use super::dense::{Into, tile_panels, tile_rows};
 use super::isa::{Isa, vectorized};
 use super::panel::{LANES, Line};
+use super::product::{Matrix, Product, multiply_all};
 use super::team::Team;
 
 /// Codes in a chunk; groups are whole chunks.
@@ -306,6 +307,11 @@ impl Bytes {
         self.tokens
     }
 
+    /// Columns, K.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
     /// Columns that share a scale.
     pub fn group(&self) -> usize {
         self.group
@@ -398,69 +404,71 @@ pub fn multiply_at(
     out: &mut [f32],
     team: &Team,
 ) {
-    let isa = isa.checked();
-    assert_eq!(
-        (x.columns, x.group),
-        (matrix.columns, matrix.group),
-        "columns and group"
-    );
-    assert_eq!(out.len(), x.tokens * matrix.rows, "output size");
-    if isa == Isa::Reference {
-        return reference(x, matrix, into, out);
-    }
-    let shared = Shared(out.as_mut_ptr());
+    let product = Product {
+        matrix: Matrix::Integer { x, matrix },
+        into,
+        out,
+    };
+    multiply_all(isa, &mut [product], team);
+}
+
+/// Panels `panels` of all rows of `x` · Wᵀ, into `out` (T, N).
+///
+/// # Safety
+/// * This machine has `isa`, which is not the reference.
+/// * `x` has the matrix's columns and groups, `out` is (T, N); nobody else touches these columns of `out` meanwhile.
+pub(super) unsafe fn some_panels(
+    isa: Isa,
+    (x, matrix): (&Bytes, &IntPanels),
+    into: Into,
+    out: *mut f32,
+    panels: Range<usize>,
+) {
     let groups = matrix.groups();
     let words = matrix.chunks() * WORDS;
     // As many rows of x as half a second-level cache holds, a whole number of tiles.
     let block = ((1 << 19) / (4 * words.max(1))).next_multiple_of(12);
-    team.ranges(matrix.rows.div_ceil(LANES), &|panels: Range<usize>| {
-        let shared = &shared;
-        for start in (0..x.tokens).step_by(block) {
-            let first = panels.start * LANES;
-            let job = Job {
-                x: x.words[start * words..].as_ptr(),
-                x_scales: x.scales[start * groups..].as_ptr(),
-                x_sums: x.sums[start * groups..].as_ptr(),
-                rows: block.min(x.tokens - start),
-                lines: matrix.lines[panels.start * matrix.chunks() * matrix.bits..].as_ptr(),
-                scales: matrix.scales[panels.start * groups..].as_ptr(),
-                mins: match &matrix.offset {
-                    Offset::Zero(_) => std::ptr::null(),
-                    Offset::Mins(mins) => mins[panels.start * groups..].as_ptr(),
-                },
-                zero: match matrix.offset {
-                    Offset::Zero(zero) => i32::from(zero),
-                    Offset::Mins(_) => 0,
-                },
-                chunks: matrix.chunks(),
-                group_chunks: matrix.group / CHUNK,
-                groups,
-                // SAFETY: inside `out`, as start < T and first < N.
-                out: unsafe { shared.0.add(start * matrix.rows + first) },
-                out_stride: matrix.rows,
-                columns: (panels.end * LANES).min(matrix.rows) - first,
-                into,
-            };
-            // SAFETY: all of these lie inside x, matrix and out; no other thread has these columns of out.
-            unsafe {
-                match matrix.bits {
-                    1 => run::<1>(isa, &job),
-                    2 => run::<2>(isa, &job),
-                    3 => run::<3>(isa, &job),
-                    4 => run::<4>(isa, &job),
-                    5 => run::<5>(isa, &job),
-                    6 => run::<6>(isa, &job),
-                    7 => run::<7>(isa, &job),
-                    _ => run::<8>(isa, &job),
-                }
+    let first = panels.start * LANES;
+    for start in (0..x.tokens).step_by(block) {
+        let job = Job {
+            x: x.words[start * words..].as_ptr(),
+            x_scales: x.scales[start * groups..].as_ptr(),
+            x_sums: x.sums[start * groups..].as_ptr(),
+            rows: block.min(x.tokens - start),
+            lines: matrix.lines[panels.start * matrix.chunks() * matrix.bits..].as_ptr(),
+            scales: matrix.scales[panels.start * groups..].as_ptr(),
+            mins: match &matrix.offset {
+                Offset::Zero(_) => std::ptr::null(),
+                Offset::Mins(mins) => mins[panels.start * groups..].as_ptr(),
+            },
+            zero: match matrix.offset {
+                Offset::Zero(zero) => i32::from(zero),
+                Offset::Mins(_) => 0,
+            },
+            chunks: matrix.chunks(),
+            group_chunks: matrix.group / CHUNK,
+            groups,
+            // SAFETY: inside `out`, as start < T and first < N.
+            out: unsafe { out.add(start * matrix.rows + first) },
+            out_stride: matrix.rows,
+            columns: (panels.end * LANES).min(matrix.rows) - first,
+            into,
+        };
+        // SAFETY: all of these lie inside x, matrix and out; the rest is the caller's.
+        unsafe {
+            match matrix.bits {
+                1 => run::<1>(isa, &job),
+                2 => run::<2>(isa, &job),
+                3 => run::<3>(isa, &job),
+                4 => run::<4>(isa, &job),
+                5 => run::<5>(isa, &job),
+                6 => run::<6>(isa, &job),
+                7 => run::<7>(isa, &job),
+                _ => run::<8>(isa, &job),
             }
         }
-    });
+    }
 }
-
-struct Shared(*mut f32);
-// SAFETY: each thread writes elements of its own.
-unsafe impl Sync for Shared {}
 
 /// A product on raw memory.
 #[derive(Clone, Copy)]
@@ -521,7 +529,7 @@ unsafe fn run<const BITS: usize>(isa: Isa, job: &Job) {
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::<BITS>(job),
+            Isa::Avx512 | Isa::Amx => avx512::<BITS>(job),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::<BITS>(job),
             _ => unreachable!("the reference is not a tile kernel"),
@@ -530,7 +538,7 @@ unsafe fn run<const BITS: usize>(isa: Isa, job: &Job) {
 }
 
 /// Whole numbers in i64, the rest in f64, rounded once.
-fn reference(x: &Bytes, matrix: &IntPanels, into: Into, out: &mut [f32]) {
+pub(super) fn reference(x: &Bytes, matrix: &IntPanels, into: Into, out: &mut [f32]) {
     let groups = matrix.groups();
     for (i, out) in out.iter_mut().enumerate() {
         let (token, row) = (i / matrix.rows, i % matrix.rows);
@@ -564,44 +572,29 @@ fn reference(x: &Bytes, matrix: &IntPanels, into: Into, out: &mut [f32]) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn avx512<const BITS: usize>(job: &Job) {
-    // SAFETY: passed on.
-    unsafe {
-        match job.rows {
-            0 => {}
-            1..=2 => avx512_wide::<BITS, 4>(job),
-            3..=4 => avx512_wide::<BITS, 2>(job),
-            _ => avx512_wide::<BITS, 1>(job),
-        }
-    }
-}
-
-/// The job in steps of P panels, what is left in steps of one.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn avx512_wide<const BITS: usize, const P: usize>(job: &Job) {
+    let most = match job.rows {
+        0..=2 => 4,
+        3..=4 => 2,
+        _ => 1,
+    };
     let mut column = 0;
     while column < job.columns {
-        let panels = if job.columns - column > (P - 1) * LANES {
-            P
-        } else {
-            1
-        };
+        let panels = tile_panels(job.columns - column, most);
         let mut row = 0;
         while row < job.rows {
             let rows = tile_rows(job.rows - row, 12);
             macro_rules! tiles {
-                ($piece:ident: $($m:literal)*; $($wide:literal)*) => {
+                ($piece:ident: $($m:literal x $($p:literal)*),*) => {
                     match (rows, panels) {
-                        $(($m, 1) => tile512::<BITS, $m, 1>(&$piece),)*
-                        $(($wide, _) => tile512::<BITS, $wide, P>(&$piece),)*
-                        _ => unreachable!("tiles have 1 to 12 rows, wide ones 1 to 4"),
+                        $($(($m, $p) => tile512::<BITS, $m, $p>(&$piece),)*)*
+                        _ => unreachable!("no tile of {rows} rows and {panels} panels"),
                     }
                 };
             }
             // SAFETY: row < rows and column < columns; the piece has these rows and columns that reach into its last panel.
             unsafe {
                 let piece = job.at::<BITS>(row, column);
-                tiles!(piece: 1 2 3 4 5 6 7 8 9 10 11 12; 1 2 3 4);
+                tiles!(piece: 1 x 1 2 4, 2 x 1 2 4, 3 x 1 2, 4 x 1 2, 5 x 1, 6 x 1, 7 x 1, 8 x 1, 9 x 1, 10 x 1, 11 x 1, 12 x 1);
             }
             row += rows;
         }

@@ -12,11 +12,13 @@ pub enum Isa {
     /// x86-64 with AVX-512 F, BW, DQ, VL, VNNI and BF16 (AMD Zen 4, Intel Cooper Lake and later). A processor with only a part of
     /// these runs [`Avx2`](Isa::Avx2).
     Avx512,
+    /// [`Avx512`](Isa::Avx512), and bf16 products on matrix units (Intel Sapphire Rapids and later), where the system lends them.
+    Amx,
 }
 
 impl Isa {
     /// All of them.
-    pub const ALL: [Isa; 3] = [Isa::Reference, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 4] = [Isa::Reference, Isa::Avx2, Isa::Avx512, Isa::Amx];
 
     /// Whether this machine can run it.
     pub fn is_here(self) -> bool {
@@ -38,6 +40,8 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vnni")
                     && is_x86_feature_detected!("avx512bf16")
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Isa::Avx512.is_here() && super::amx::is_here(),
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }
@@ -66,6 +70,7 @@ impl fmt::Display for Isa {
             Isa::Reference => "reference",
             Isa::Avx2 => "AVX2",
             Isa::Avx512 => "AVX-512",
+            Isa::Amx => "AMX",
         })
     }
 }
@@ -78,7 +83,7 @@ pub(super) fn vectorized<R>(isa: Isa, work: impl FnOnce() -> R) -> R {
     match isa.checked() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `checked` has seen the features on this machine.
-        Isa::Avx512 => unsafe { on_avx512(work) },
+        Isa::Avx512 | Isa::Amx => unsafe { on_avx512(work) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { on_avx2(work) },

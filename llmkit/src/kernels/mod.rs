@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`dense`] | x · Wᵀ with f32 or bf16 elements |
 //! | [`integer`] | x · Wᵀ with 8-bit inputs and 1- to 8-bit codes in groups |
+//! | [`product`] | several of these at once |
 //! | [`attention`] | softmax(q·kᵀ)·v over blocks of keys and values |
 //! | [`activation`] | RMSNorm, SwiGLU, softmax: what is done to each element |
 //! | [`rope`] | rotary positions |
 //! | [`panel`] | how matrices are laid out |
+//! | `amx` | bf16 products on matrix units |
 //! | [`isa`], [`team`] | which instructions, which threads |
 //! | [`mapped`] | weight files in memory |
 //!
@@ -18,6 +20,8 @@
 //! at once, not on threads, not on where a sequence was cut into chunks.
 
 pub mod activation;
+#[cfg(target_arch = "x86_64")]
+pub mod amx;
 pub mod attention;
 pub mod dense;
 pub mod integer;
@@ -25,6 +29,7 @@ pub mod isa;
 pub mod likelihood;
 pub mod mapped;
 pub mod panel;
+pub mod product;
 pub mod rope;
 pub mod team;
 #[cfg(test)]

@@ -11,10 +11,12 @@ use half::f16;
 use rayon::prelude::*;
 
 use super::blocks::BlockType;
-use crate::kernels::dense::{self, Element, Into, f32_words};
+use crate::kernels::activation::to_bf16;
+use crate::kernels::dense::{Element, Into, f32_words};
 use crate::kernels::integer::{self, Bytes, IntPanels, OfGroup};
 use crate::kernels::isa::Isa;
-use crate::kernels::panel::{Panels, bf16_bits, bf16_value};
+use crate::kernels::panel::{Panels, bf16_value};
+use crate::kernels::product::{Matrix, Product, multiply_all};
 use crate::kernels::team::Team;
 use crate::quant::format::IntSymmetric;
 use crate::quant::{Format, Granularity, Grid};
@@ -65,14 +67,9 @@ impl<'a> Input<'a> {
 
     /// Rounded to bf16, two to a word, rows filled up with zero.
     pub fn bf16(&self) -> &[u32] {
-        self.bf16.get_or_init(|| {
-            let word = |pair: &[f32]| {
-                let high = pair.get(1).map_or(0, |&it| bf16_bits(it));
-                u32::from(bf16_bits(pair[0])) | u32::from(high) << 16
-            };
-            let rows = self.values.chunks_exact(self.columns.max(1));
-            rows.flat_map(|row| row.chunks(2).map(word)).collect()
-        })
+        let engine = self.engine;
+        self.bf16
+            .get_or_init(|| to_bf16(engine.isa, self.values, self.columns, &engine.team))
     }
 
     /// Rounded to 8 bits in groups; [`None`] if it was asked for in other groups before.
@@ -113,6 +110,35 @@ pub trait Linear: fmt::Debug + Send + Sync {
     /// # Panics
     /// If the sizes do not fit.
     fn forward(&self, x: &Input<'_>, into: Into, out: &mut [f32], engine: &Engine);
+
+    /// The input in the form of the matrix, and the matrix, for [`forward_all`]; none if the layer has a way of its own.
+    fn matrix<'a>(&'a self, _x: &'a Input<'_>) -> Option<Matrix<'a>> {
+        None
+    }
+}
+
+/// out = x · Wᵀ for several layers with the same input, in one parallel region if all of them have a [`matrix`](Linear::matrix).
+///
+/// # Panics
+/// If the sizes do not fit.
+pub fn forward_all(x: &Input<'_>, layers: &mut [(&dyn Linear, &mut [f32])], engine: &Engine) {
+    let products: Option<Vec<Product<'_>>> = (layers.iter_mut())
+        .map(|(layer, out)| {
+            Some(Product {
+                matrix: layer.matrix(x)?,
+                into: Into::Replace,
+                out,
+            })
+        })
+        .collect();
+    match products {
+        Some(mut products) => multiply_all(engine.isa, &mut products, &engine.team),
+        None => {
+            for (layer, out) in layers {
+                layer.forward(x, Into::Replace, out, engine);
+            }
+        }
+    }
 }
 
 /// f32 or bf16 weights.
@@ -165,17 +191,27 @@ impl Linear for Dense {
     }
 
     fn forward(&self, x: &Input<'_>, into: Into, out: &mut [f32], engine: &Engine) {
-        let words = match self.element {
-            Element::F32 => f32_words(x.values),
-            Element::Bf16 => x.bf16(),
-        };
-        dense::multiply_at(
+        multiply(self.matrix(x), into, out, engine);
+    }
+
+    fn matrix<'a>(&'a self, x: &'a Input<'_>) -> Option<Matrix<'a>> {
+        Some(Matrix::Dense {
+            element: self.element,
+            x: match self.element {
+                Element::F32 => f32_words(x.values),
+                Element::Bf16 => x.bf16(),
+            },
+            matrix: &self.panels,
+        })
+    }
+}
+
+/// One product, if there is one.
+fn multiply(matrix: Option<Matrix<'_>>, into: Into, out: &mut [f32], engine: &Engine) {
+    if let Some(matrix) = matrix {
+        multiply_all(
             engine.isa,
-            self.element,
-            words,
-            &self.panels,
-            into,
-            out,
+            &mut [Product { matrix, into, out }],
             &engine.team,
         );
     }
@@ -278,17 +314,20 @@ impl Linear for Integer {
     }
 
     fn forward(&self, x: &Input<'_>, into: Into, out: &mut [f32], engine: &Engine) {
-        let group = self.panels.group();
-        let multiply = |bytes: &Bytes, out: &mut [f32]| {
-            integer::multiply_at(engine.isa, bytes, &self.panels, into, out, &engine.team);
-        };
-        match x.cached_bytes(group) {
-            Some(bytes) => multiply(bytes, out),
-            None => multiply(
-                &Bytes::round(engine.isa, x.values, x.columns, group, &engine.team),
-                out,
-            ),
+        if x.cached_bytes(self.panels.group()).is_some() {
+            return multiply(self.matrix(x), into, out, engine);
         }
+        // Another layer wanted this input in other groups.
+        let (isa, team) = (engine.isa, &engine.team);
+        let bytes = Bytes::round(isa, x.values, x.columns, self.panels.group(), team);
+        integer::multiply_at(isa, &bytes, &self.panels, into, out, team);
+    }
+
+    fn matrix<'a>(&'a self, x: &'a Input<'_>) -> Option<Matrix<'a>> {
+        Some(Matrix::Integer {
+            x: x.cached_bytes(self.panels.group())?,
+            matrix: &self.panels,
+        })
     }
 }
 

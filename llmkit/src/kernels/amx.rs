@@ -1,0 +1,572 @@
+//! Matrix units (AMX): products of bf16 elements by tiles of 16 rows of 64 bytes.
+//!
+//! ```text
+//! for 32 outputs (two panels B₀ B₁) and 32 inputs (two tiles A₀ A₁), K in steps of 16 words:
+//!     C₀₀ += A₀·B₀   C₀₁ += A₀·B₁   C₁₀ += A₁·B₀   C₁₁ += A₁·B₁
+//! ```
+//! Sixteen [`Line`]s of a panel are a tile of B as they lie in memory, sixteen words of sixteen input rows are one of A. Four products
+//! for four loads keep the unit busy: a product takes 16 cycles, a load from the first cache 8.
+//!
+//! An output's sum goes along K in steps of 32 elements, whatever T is: tiles of fewer rows are configured, not padded. Ends of K
+//! go through a copy filled up with zeros. So, as in [`dense`](super::dense), bits do not depend on T or on how work is split; they differ from
+//! AVX-512's in the last places, as the unit adds even and odd products apart.
+//!
+//! The driver is written against [`Unit`], which has two implementations: [`Hardware`], five instructions, and a simulation after the
+//! manual's pseudo-code, on which the tests run where there is no such unit. [`is_here`] asks the system for the tiles once and then
+//! multiplies two known matrices: a unit that is not there, or does not do what this file expects, is not used.
+//!
+//! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1 chapter 18 and volume 2, `TDPBF16PS`.
+
+#![allow(unsafe_code)]
+
+use std::arch::asm;
+use std::arch::x86_64::__cpuid_count;
+use std::sync::OnceLock;
+
+use super::dense::{Into, Job};
+use super::panel::{LANES, Line, bf16_bits};
+
+/// Rows of a tile, and words in a row.
+const SIDE: usize = 16;
+
+/// What a matrix unit does with its eight tiles. Tiles 0 to 3 are C (0, 1 from the first rows, 2, 3 from the second), 4 and 5 A, 6 and 7 B.
+///
+/// # Safety
+/// Of all: the unit is there and configured; pointers reach as far as the tile is configured, `stride` words from row to row.
+trait Unit {
+    /// Makes tiles of `rows` A and C rows; forgets all tiles.
+    unsafe fn configure(&mut self, rows: [usize; 2]);
+    unsafe fn zero<const C: u8>(&mut self);
+    unsafe fn load<const T: u8>(&mut self, from: *const u32, stride: usize);
+    /// C += A · B, pairs of bf16.
+    unsafe fn dot<const C: u8, const A: u8, const B: u8>(&mut self);
+    unsafe fn store<const C: u8>(&mut self, to: *mut u32, stride: usize);
+    /// Gives the tiles back: a thread that holds none is cheaper to switch.
+    unsafe fn release(&mut self);
+}
+
+/// Does a job of bf16 elements.
+///
+/// # Safety
+/// * [`is_here`].
+/// * All that the job's pointers, sizes and strides reach is valid; nobody else touches the output meanwhile.
+pub(super) unsafe fn bf16(job: &Job) {
+    // SAFETY: passed on.
+    unsafe { drive(&mut Hardware, job) }
+}
+
+/// # Safety
+/// As [`Unit`] and [`Job`] ask.
+unsafe fn drive<U: Unit>(unit: &mut U, job: &Job) {
+    let mut configured = [0; 2];
+    for column in (0..job.columns).step_by(2 * LANES) {
+        let mut row = 0;
+        while row < job.rows {
+            let left = job.rows - row;
+            let rows = [left.min(SIDE), left.saturating_sub(SIDE).min(SIDE)];
+            // SAFETY: row < rows and column < columns, so the piece lies inside; its tiles have been configured.
+            unsafe {
+                if rows != configured {
+                    unit.configure(rows);
+                    configured = rows;
+                }
+                let piece = Job {
+                    x: job.x.add(row * job.x_stride),
+                    rows: rows[0] + rows[1],
+                    lines: job.lines.add(column / LANES * job.line_stride),
+                    out: job.out.add(row * job.out_stride + column),
+                    columns: job.columns - column,
+                    ..*job
+                };
+                match (rows[1] > 0, piece.columns > LANES) {
+                    (false, false) => block::<U, false, false>(unit, &piece),
+                    (false, true) => block::<U, false, true>(unit, &piece),
+                    (true, false) => block::<U, true, false>(unit, &piece),
+                    (true, true) => block::<U, true, true>(unit, &piece),
+                }
+            }
+            row += 2 * SIDE;
+        }
+    }
+    // SAFETY: the unit is there.
+    unsafe { unit.release() }
+}
+
+/// Up to 32 × 32 outputs: one or two tiles of rows (`TALL`), one or two panels (`WIDE`).
+///
+/// # Safety
+/// As [`drive`]; the unit is configured for the job's rows.
+#[inline(always)]
+unsafe fn block<U: Unit, const TALL: bool, const WIDE: bool>(unit: &mut U, job: &Job) {
+    let whole = job.words / SIDE * SIDE;
+    // SAFETY: the job has these rows and panels; tiles without rows are not named.
+    unsafe {
+        unit.zero::<0>();
+        if WIDE {
+            unit.zero::<1>();
+        }
+        if TALL {
+            unit.zero::<2>();
+            if WIDE {
+                unit.zero::<3>();
+            }
+        }
+        let second_rows = job.x.wrapping_add(SIDE * job.x_stride);
+        let second_panel = job.lines.wrapping_add(job.line_stride);
+        for k in (0..whole).step_by(SIDE) {
+            let a = [job.x.wrapping_add(k), second_rows.wrapping_add(k)];
+            let b = [job.lines.wrapping_add(k), second_panel.wrapping_add(k)];
+            step::<U, TALL, WIDE>(unit, a, job.x_stride, b);
+        }
+        if whole < job.words {
+            // The end of K, copied and filled up with zeros.
+            let words = job.words - whole;
+            let mut a = [[Line::ZERO; SIDE]; 2];
+            for (row, line) in a.as_flattened_mut().iter_mut().enumerate().take(job.rows) {
+                let from = job.x.wrapping_add(row * job.x_stride + whole);
+                std::ptr::copy_nonoverlapping(from, line.0.as_mut_ptr(), words);
+            }
+            let mut b = [[Line::ZERO; SIDE]; 2];
+            let panels = [job.lines, second_panel];
+            for (end, panel) in b.iter_mut().zip(panels).take(1 + usize::from(WIDE)) {
+                let from = panel.wrapping_add(whole);
+                std::ptr::copy_nonoverlapping(from, end.as_mut_ptr(), words);
+            }
+            let a = [a[0].as_ptr().cast(), a[1].as_ptr().cast()];
+            step::<U, TALL, WIDE>(unit, a, LANES, [b[0].as_ptr(), b[1].as_ptr()]);
+        }
+        put::<U, 0>(unit, job, 0, 0);
+        if WIDE {
+            put::<U, 1>(unit, job, 0, 1);
+        }
+        if TALL {
+            put::<U, 2>(unit, job, 1, 0);
+            if WIDE {
+                put::<U, 3>(unit, job, 1, 1);
+            }
+        }
+    }
+}
+
+/// 16 words of K.
+///
+/// # Safety
+/// As [`block`]; `a` has rows `stride` words apart, `b` 16 lines.
+#[inline(always)]
+unsafe fn step<U: Unit, const TALL: bool, const WIDE: bool>(
+    unit: &mut U,
+    a: [*const u32; 2],
+    stride: usize,
+    b: [*const Line; 2],
+) {
+    // SAFETY: passed on.
+    unsafe {
+        unit.load::<4>(a[0], stride);
+        unit.load::<6>(b[0].cast(), LANES);
+        unit.dot::<0, 4, 6>();
+        if WIDE {
+            unit.load::<7>(b[1].cast(), LANES);
+            unit.dot::<1, 4, 7>();
+        }
+        if TALL {
+            unit.load::<5>(a[1], stride);
+            unit.dot::<2, 5, 6>();
+            if WIDE {
+                unit.dot::<3, 5, 7>();
+            }
+        }
+    }
+}
+
+/// Tile C to its place in the output: straight, or by way of memory of its own if columns are missing or it is to be added.
+///
+/// # Safety
+/// As [`drive`].
+#[inline(always)]
+unsafe fn put<U: Unit, const C: u8>(unit: &mut U, job: &Job, tall: usize, wide: usize) {
+    let columns = (job.columns - wide * LANES).min(LANES);
+    // SAFETY: these rows and columns are the job's.
+    unsafe {
+        let out = (job.out).add(tall * SIDE * job.out_stride + wide * LANES);
+        if columns == LANES && job.into == Into::Replace {
+            return unit.store::<C>(out.cast(), job.out_stride);
+        }
+        let mut tile = [Line::ZERO; SIDE];
+        unit.store::<C>(tile.as_mut_ptr().cast(), LANES);
+        let rows = (job.rows - tall * SIDE).min(SIDE);
+        for (row, line) in tile.iter().enumerate().take(rows) {
+            for (column, &bits) in line.0.iter().enumerate().take(columns) {
+                let at = out.add(row * job.out_stride + column);
+                *at = match job.into {
+                    Into::Replace => f32::from_bits(bits),
+                    Into::Add => *at + f32::from_bits(bits),
+                };
+            }
+        }
+    }
+}
+
+/// The processor's unit.
+struct Hardware;
+
+/// `LDTILECFG`'s 64 bytes.
+#[repr(C, align(64))]
+struct Palette {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+const _: () = assert!(size_of::<Palette>() == 64);
+
+impl Unit for Hardware {
+    #[inline(always)]
+    unsafe fn configure(&mut self, [first, second]: [usize; 2]) {
+        let (mut row_bytes, mut rows) = ([0u16; 16], [0u8; 16]);
+        let side = SIDE as u8;
+        let of = [first, first, second, second, first, second].map(|it| it as u8);
+        for (tile, count) in of.into_iter().chain([side, side]).enumerate() {
+            if count > 0 {
+                (row_bytes[tile], rows[tile]) = (64, count);
+            }
+        }
+        let palette = Palette {
+            palette: 1,
+            start_row: 0,
+            reserved: [0; 14],
+            row_bytes,
+            rows,
+        };
+        // SAFETY: 64 bytes that the manual allows.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const palette, options(nostack)) }
+    }
+
+    #[inline(always)]
+    unsafe fn zero<const C: u8>(&mut self) {
+        // SAFETY: the caller's.
+        unsafe { asm!("tilezero tmm{}", const C, options(nostack, nomem)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load<const T: u8>(&mut self, from: *const u32, stride: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            asm!("tileloadd tmm{}, [{} + {}]", const T, in(reg) from, in(reg) 4 * stride, options(nostack, readonly));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<const C: u8, const A: u8, const B: u8>(&mut self) {
+        // SAFETY: the caller's.
+        unsafe {
+            asm!("tdpbf16ps tmm{}, tmm{}, tmm{}", const C, const A, const B, options(nostack, nomem))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store<const C: u8>(&mut self, to: *mut u32, stride: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            asm!("tilestored [{} + {}], tmm{}", in(reg) to, in(reg) 4 * stride, const C, options(nostack));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn release(&mut self) {
+        // SAFETY: the unit is there.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) }
+    }
+}
+
+/// Whether this processor has matrix units for bf16, the system lends them, and they multiply as this file expects.
+pub fn is_here() -> bool {
+    static HERE: OnceLock<bool> = OnceLock::new();
+    *HERE.get_or_init(|| is_announced() && is_permitted() && multiplies())
+}
+
+/// `CPUID`: AMX-BF16 and AMX-TILE.
+fn is_announced() -> bool {
+    let highest = __cpuid_count(0, 0).eax;
+    highest >= 7 && {
+        let features = __cpuid_count(7, 0).edx;
+        features & (1 << 22) != 0 && features & (1 << 24) != 0
+    }
+}
+
+/// Asks Linux for the tiles' state (`arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`), once for all threads. Without it the first tile
+/// instruction ends the process.
+fn is_permitted() -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        const ARCH_PRCTL: i64 = 158;
+        const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
+        const XFEATURE_XTILEDATA: i64 = 18;
+        let result: i64;
+        // SAFETY: a system call that touches no memory of ours; `syscall` overwrites rcx and r11.
+        unsafe {
+            asm!("syscall", inlateout("rax") ARCH_PRCTL => result, in("rdi") ARCH_REQ_XCOMP_PERM, in("rsi") XFEATURE_XTILEDATA,
+                 lateout("rcx") _, lateout("r11") _, options(nostack));
+        }
+        result == 0
+    }
+    #[cfg(not(target_os = "linux"))]
+    false
+}
+
+/// Multiplies small whole numbers, whose sums are exact in any order, and compares.
+fn multiplies() -> bool {
+    // SAFETY: `is_here` has seen and asked.
+    unsafe { knows_its_sums(&mut Hardware) }
+}
+
+/// # Safety
+/// The unit is there.
+unsafe fn knows_its_sums<U: Unit>(unit: &mut U) -> bool {
+    // More than one tile and a broken end in each direction.
+    let (tokens, words, outputs) = (70, 21, 43);
+    let x_at = |t: usize, k: usize| ((t * 7 + k * 3) % 11) as f32 - 5.0;
+    let w_at = |n: usize, k: usize| ((n * 5 + k * 2) % 13) as f32 - 6.0;
+    let pair = |at: &dyn Fn(usize) -> f32, word: usize| {
+        u32::from(bf16_bits(at(2 * word))) | u32::from(bf16_bits(at(2 * word + 1))) << 16
+    };
+    let x: Vec<u32> = (0..tokens * words)
+        .map(|i| pair(&|k| x_at(i / words, k), i % words))
+        .collect();
+    let w = super::Panels::pack(outputs, words, |n, word| pair(&|k| w_at(n, k), word));
+    let mut out = vec![0f32; tokens * outputs];
+    let job = Job {
+        x: x.as_ptr(),
+        x_stride: words,
+        rows: tokens,
+        lines: w.lines().as_ptr(),
+        line_stride: words,
+        words,
+        out: out.as_mut_ptr(),
+        out_stride: outputs,
+        columns: outputs,
+        into: Into::Replace,
+    };
+    // SAFETY: the job's sizes are those of x, w and out.
+    unsafe { drive(unit, &job) };
+    out.iter().enumerate().all(|(i, &got)| {
+        let dot = |k: usize| x_at(i / outputs, k) * w_at(i % outputs, k);
+        got == (0..2 * words).map(dot).sum::<f32>()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::dense::{Element, multiply_at};
+    use crate::kernels::panel::{Panels, bf16_value};
+    use crate::kernels::{Isa, Team};
+
+    /// A unit made of memory, after the manual's pseudo-code. `bug` plants one of the mistakes one can make.
+    #[derive(Default)]
+    struct Simulated {
+        rows: [usize; 8],
+        tiles: [[[u32; SIDE]; SIDE]; 8],
+        bug: Option<Bug>,
+    }
+
+    #[derive(Clone, Copy, PartialEq)]
+    enum Bug {
+        /// A and B taken for each other.
+        Swapped,
+        /// Only the even products.
+        HalfAPair,
+        /// C begins with what was there.
+        NotZeroed,
+    }
+
+    impl Unit for Simulated {
+        unsafe fn configure(&mut self, [first, second]: [usize; 2]) {
+            self.rows = [first, first, second, second, first, second, SIDE, SIDE];
+            self.tiles = Default::default();
+        }
+        unsafe fn zero<const C: u8>(&mut self) {
+            if self.bug != Some(Bug::NotZeroed) {
+                self.tiles[C as usize] = Default::default();
+            }
+        }
+        unsafe fn load<const T: u8>(&mut self, from: *const u32, stride: usize) {
+            let t = T as usize;
+            assert!(self.rows[t] > 0, "tile {t} has no rows");
+            for row in 0..self.rows[t] {
+                let from = from.wrapping_add(row * stride);
+                // SAFETY: the caller's.
+                self.tiles[t][row] =
+                    std::array::from_fn(|i| unsafe { from.add(i).read_unaligned() });
+            }
+        }
+        unsafe fn dot<const C: u8, const A: u8, const B: u8>(&mut self) {
+            let (mut a, mut b) = (self.tiles[A as usize], self.tiles[B as usize]);
+            if self.bug == Some(Bug::Swapped) {
+                std::mem::swap(&mut a, &mut b);
+            }
+            assert_eq!(
+                self.rows[C as usize], self.rows[A as usize],
+                "rows of C and A"
+            );
+            let half = |word: u32, i: u32| bf16_value((word >> (16 * i)) as u16);
+            for m in 0..self.rows[C as usize] {
+                for n in 0..SIDE {
+                    let mut sums = [0f32; 2];
+                    for k in 0..self.rows[B as usize] {
+                        for i in 0..2 {
+                            sums[i as usize] =
+                                half(a[m][k], i).mul_add(half(b[k][n], i), sums[i as usize]);
+                        }
+                    }
+                    if self.bug == Some(Bug::HalfAPair) {
+                        sums[1] = 0.0;
+                    }
+                    let c = &mut self.tiles[C as usize][m][n];
+                    *c = (f32::from_bits(*c) + (sums[0] + sums[1])).to_bits();
+                }
+            }
+        }
+        unsafe fn store<const C: u8>(&mut self, to: *mut u32, stride: usize) {
+            for row in 0..self.rows[C as usize] {
+                for (i, &word) in self.tiles[C as usize][row].iter().enumerate() {
+                    // SAFETY: the caller's.
+                    unsafe { to.add(row * stride + i).write_unaligned(word) };
+                }
+            }
+        }
+        unsafe fn release(&mut self) {}
+    }
+
+    fn noise(count: usize, seed: usize) -> Vec<f32> {
+        let at = |i: usize| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.0 - 1.0;
+        (0..count).map(at).collect()
+    }
+
+    /// out = x · Wᵀ on the simulation, `rows` input rows at a time.
+    fn simulate(
+        x: &[u32],
+        w: &Panels,
+        tokens: usize,
+        rows: usize,
+        into: Into,
+        start: f32,
+    ) -> Vec<f32> {
+        let mut out = vec![start; tokens * w.rows()];
+        for from in (0..tokens).step_by(rows) {
+            let job = Job {
+                x: x[from * w.words()..].as_ptr(),
+                x_stride: w.words(),
+                rows: rows.min(tokens - from),
+                lines: w.lines().as_ptr(),
+                line_stride: w.words(),
+                words: w.words(),
+                out: out[from * w.rows()..].as_mut_ptr(),
+                out_stride: w.rows(),
+                columns: w.rows(),
+                into,
+            };
+            // SAFETY: sizes as above.
+            unsafe { drive(&mut Simulated::default(), &job) };
+        }
+        out
+    }
+
+    #[test]
+    fn the_driver_multiplies_matrices_of_any_size() {
+        for (tokens, k, outputs) in [
+            (1, 32, 16),
+            (1, 2, 1),
+            (16, 64, 32),
+            (17, 33, 17),
+            (33, 70, 50),
+            (40, 576, 33),
+            (64, 31, 64),
+        ] {
+            let (x, w) = (noise(tokens * k, 1), noise(outputs * k, 2));
+            let words = Panels::of_bf16(&x, k);
+            let x: Vec<u32> = (0..tokens)
+                .flat_map(|t| (0..words.words()).map(move |at| (t, at)))
+                .map(|(t, at)| words.word(t, at))
+                .collect();
+            let w = Panels::of_bf16(&w, k);
+            for (into, start) in [(Into::Replace, 7.0), (Into::Add, 0.5)] {
+                let got = simulate(&x, &w, tokens, tokens, into, start);
+                let mut exact = vec![start; got.len()];
+                multiply_at(
+                    Isa::Reference,
+                    Element::Bf16,
+                    &x,
+                    &w,
+                    into,
+                    &mut exact,
+                    &Team::new(1),
+                );
+                for (got, exact) in got.iter().zip(&exact) {
+                    // K/2 + 1 additions in each of two sums of terms below 1, and the last two additions.
+                    let bound = (k as f32 + 3.0) * k as f32 * f32::EPSILON;
+                    assert!(
+                        (got - exact).abs() <= bound,
+                        "{tokens} {k} {outputs}: {got} {exact}"
+                    );
+                }
+                for rows in [1, 5, 16, 32] {
+                    let pieces = simulate(&x, &w, tokens, rows, into, start);
+                    assert!(
+                        pieces
+                            .iter()
+                            .zip(&got)
+                            .all(|(a, b)| a.to_bits() == b.to_bits()),
+                        "{rows} rows at a time"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_check_before_use_catches_units_that_do_something_else() {
+        let check = |bug| {
+            let mut unit = Simulated {
+                bug,
+                ..Simulated::default()
+            };
+            // SAFETY: it is made of memory.
+            unsafe { knows_its_sums(&mut unit) }
+        };
+        assert!(check(None));
+        for bug in [Bug::Swapped, Bug::HalfAPair, Bug::NotZeroed] {
+            assert!(!check(Some(bug)));
+        }
+    }
+
+    #[test]
+    fn the_unit_itself_agrees_with_its_simulation() {
+        if !is_here() {
+            eprintln!("skipped: this machine has no AMX");
+            return;
+        }
+        let (tokens, k, outputs) = (45, 130, 77);
+        let (x, w) = (
+            noise(tokens * k, 3),
+            Panels::of_bf16(&noise(outputs * k, 4), k),
+        );
+        let words = Panels::of_bf16(&x, k);
+        let x: Vec<u32> = (0..tokens * words.words())
+            .map(|i| words.word(i / words.words(), i % words.words()))
+            .collect();
+        let simulated = simulate(&x, &w, tokens, tokens, Into::Replace, 0.0);
+        let mut out = vec![0.0; simulated.len()];
+        multiply_at(
+            Isa::Amx,
+            Element::Bf16,
+            &x,
+            &w,
+            Into::Replace,
+            &mut out,
+            &Team::new(2),
+        );
+        assert_eq!(out, simulated);
+    }
+}

@@ -1,0 +1,172 @@
+//! Several products of one input — queries, keys and values; gate and up — in one parallel region.
+//!
+//! One token of a small model is hundreds of products of some microseconds each, and every region ends with a wait for the slowest
+//! thread. Products that do not need each other's results share a region: each thread does its columns of the first, then of the second …
+//!
+//! With many rows, threads take small pieces one by one instead, so that a thread that was held up does not hold up the other.
+
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+
+use super::dense::{self, Element, Into};
+use super::integer::{self, Bytes, IntPanels};
+use super::isa::Isa;
+use super::panel::{LANES, Panels};
+use super::team::Team;
+
+/// Rows from which threads take pieces one by one.
+const MANY_ROWS: usize = 32;
+/// Panels in such a piece: a multiple of all tiles' widths.
+const PIECE: usize = 8;
+
+/// A matrix and its input, in the form that its kernel wants.
+#[derive(Debug, Clone, Copy)]
+pub enum Matrix<'a> {
+    /// See [`dense`].
+    Dense {
+        /// Of input and matrix.
+        element: Element,
+        /// (T, words).
+        x: &'a [u32],
+        /// (N, words).
+        matrix: &'a Panels,
+    },
+    /// See [`integer`].
+    Integer {
+        /// (T, K).
+        x: &'a Bytes,
+        /// (N, K).
+        matrix: &'a IntPanels,
+    },
+}
+
+/// out (T, N) = x · Wᵀ, or that added to it.
+#[derive(Debug)]
+pub struct Product<'a> {
+    /// x and W.
+    pub matrix: Matrix<'a>,
+    /// What becomes of what is in `out`.
+    pub into: Into,
+    /// Row-major.
+    pub out: &'a mut [f32],
+}
+
+impl Product<'_> {
+    /// N.
+    fn outputs(&self) -> usize {
+        match self.matrix {
+            Matrix::Dense { matrix, .. } => matrix.rows(),
+            Matrix::Integer { matrix, .. } => matrix.rows(),
+        }
+    }
+
+    /// T.
+    fn tokens(&self) -> usize {
+        self.out.len().checked_div(self.outputs()).unwrap_or(0)
+    }
+
+    fn check(&self) {
+        let (tokens, outputs) = (self.tokens(), self.outputs());
+        assert_eq!(self.out.len(), tokens * outputs, "output rows of {outputs}");
+        match self.matrix {
+            Matrix::Dense { x, matrix, .. } => {
+                let words = matrix.words();
+                assert_eq!(
+                    x.len(),
+                    tokens * words,
+                    "{tokens} input rows of {words} words"
+                );
+            }
+            Matrix::Integer { x, matrix } => {
+                let (got, own) = ((x.columns(), x.group()), (matrix.columns(), matrix.group()));
+                assert_eq!(got, own, "columns and group");
+                assert_eq!(x.tokens(), tokens, "input rows");
+            }
+        }
+    }
+}
+
+/// Does all `products`, in one region of `team`.
+///
+/// # Panics
+/// If the sizes of one do not fit, or the machine lacks `isa`.
+pub fn multiply_all(isa: Isa, products: &mut [Product<'_>], team: &Team) {
+    let isa = isa.checked();
+    products.iter().for_each(Product::check);
+    if isa == Isa::Reference {
+        for it in products {
+            match it.matrix {
+                Matrix::Dense { element, x, matrix } => {
+                    dense::reference(element, x, matrix, it.into, it.out);
+                }
+                Matrix::Integer { x, matrix } => integer::reference(x, matrix, it.into, it.out),
+            }
+        }
+        return;
+    }
+    let jobs: Vec<Job<'_>> = products.iter_mut().map(Job::of).collect();
+    let rows = jobs.iter().map(|it| it.tokens).max().unwrap_or(0);
+    if rows < MANY_ROWS {
+        let threads = team.threads();
+        return team.run(&|part| {
+            for job in &jobs {
+                let count = job.panels;
+                job.run(isa, count * part / threads..count * (part + 1) / threads);
+            }
+        });
+    }
+    let pieces: Vec<(&Job<'_>, Range<usize>)> = (jobs.iter())
+        .flat_map(|job| {
+            let starts = (0..job.panels).step_by(PIECE);
+            starts.map(move |start| (job, start..job.panels.min(start + PIECE)))
+        })
+        .collect();
+    team.tasks(pieces.len(), &|index| {
+        let (job, panels) = &pieces[index];
+        job.run(isa, panels.clone());
+    });
+}
+
+/// A product whose output may be written from several threads.
+struct Job<'a> {
+    matrix: Matrix<'a>,
+    into: Into,
+    out: *mut f32,
+    tokens: usize,
+    panels: usize,
+}
+
+// SAFETY: threads write columns of their own.
+unsafe impl Sync for Job<'_> {}
+
+impl Job<'_> {
+    fn of<'a>(product: &'a mut Product<'_>) -> Job<'a> {
+        Job {
+            tokens: product.tokens(),
+            panels: product.outputs().div_ceil(LANES),
+            matrix: product.matrix,
+            into: product.into,
+            out: product.out.as_mut_ptr(),
+        }
+    }
+
+    /// The columns of `panels`, which no other thread has.
+    fn run(&self, isa: Isa, panels: Range<usize>) {
+        if panels.is_empty() || self.tokens == 0 {
+            return;
+        }
+        // SAFETY: `multiply_all` has checked the sizes and the instruction set, which is not the reference, and hands out each panel once.
+        unsafe {
+            match self.matrix {
+                Matrix::Dense { element, x, matrix } => {
+                    let input = (element, x, matrix);
+                    dense::some_panels(isa, input, self.into, self.out, self.tokens, panels);
+                }
+                Matrix::Integer { x, matrix } => {
+                    integer::some_panels(isa, (x, matrix), self.into, self.out, panels);
+                }
+            }
+        }
+    }
+}
