@@ -3,7 +3,10 @@
 use half::bf16;
 
 use super::Numbers;
+use crate::kernels::activation::to_bf16;
+use crate::kernels::isa::Isa;
 use crate::kernels::panel::{LANES, Panels, bf16_bits};
+use crate::kernels::team::Team;
 
 /// (N, K): one of each, tails of panels and of words.
 const SIZES: [(usize, usize); 8] = [
@@ -142,4 +145,59 @@ fn bf16_rounds_ties_to_even_and_planted_bugs_are_caught() {
     assert!(!is_right(&cut), "towards zero");
     assert!(!is_right(&away), "ties away from zero");
     assert!(!is_right(&ties_only), "a NaN becomes an infinity");
+}
+
+type Halves<'a> = dyn Fn(&[f32], usize) -> Vec<u32> + 'a;
+
+/// Whether `kernel` puts each element of each row into its half of its word, rounded, and zero behind an odd end.
+fn halves_are_right(kernel: &Halves<'_>) -> Result<(), String> {
+    let mut numbers = Numbers(12);
+    for (rows, columns) in [(0, 3), (1, 1), (3, 17), (7, 64), (8, 33), (21, 576)] {
+        let mut x = numbers.take(rows * columns);
+        if let Some(last) = x.last_mut() {
+            *last = f32::NAN;
+        }
+        let words = columns.div_ceil(2);
+        let got = kernel(&x, columns);
+        if got.len() != rows * words {
+            return Err(format!("{rows}×{columns}: {} words", got.len()));
+        }
+        for (i, word) in got.iter().enumerate() {
+            let row = &x[i / words * columns..][..columns];
+            for (k, bits) in [(0, *word as u16), (1, (word >> 16) as u16)] {
+                let expected = row.get(i % words * 2 + k).copied().unwrap_or(0.0);
+                let (got, expected) = (bf16::from_bits(bits), bf16::from_f32(expected));
+                let is_equal = got.to_bits() == expected.to_bits();
+                if !is_equal && !(got.is_nan() && expected.is_nan()) {
+                    return Err(format!("{rows}×{columns} word {i}: {got} for {expected}"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn inputs_become_bf16_alike_everywhere_and_planted_bugs_are_caught() {
+    let team = Team::new(2);
+    for isa in Isa::here() {
+        halves_are_right(&|x, columns| to_bf16(isa, x, columns, &team))
+            .unwrap_or_else(|wrong| panic!("{isa}: {wrong}"));
+        // The rows are one long row: behind an odd end comes the next one.
+        let flat: &Halves<'_> = &|x, _| to_bf16(isa, x, x.len().max(1), &team);
+        // Rounded towards zero, a NaN to an infinity.
+        let cut: &Halves<'_> = &|x, columns| {
+            let cut = |it: &f32| f32::from_bits(it.to_bits() & 0xff80_0000);
+            let x: Vec<f32> = x.iter().map(cut).collect();
+            to_bf16(isa, &x, columns, &team)
+        };
+        // The two halves change places.
+        let swapped: &Halves<'_> = &|x, columns| {
+            let words = to_bf16(isa, x, columns, &team);
+            words.into_iter().map(|it| it.rotate_left(16)).collect()
+        };
+        for (name, bug) in [("flat", flat), ("cut", cut), ("swapped", swapped)] {
+            assert!(halves_are_right(bug).is_err(), "{isa} {name}");
+        }
+    }
 }
