@@ -9,6 +9,7 @@ mod dense;
 mod integer;
 mod likelihood;
 mod panel;
+mod product;
 mod rope;
 mod rounding;
 mod softmax;
