@@ -23,6 +23,7 @@
 mod archive;
 mod cache;
 mod fetch;
+pub(crate) mod folder;
 mod hugging_face;
 mod partial;
 mod provenance;
@@ -78,9 +79,14 @@ fn find(name: &str, kind: Kind) -> Result<Asset> {
         return resolve::Hub::from_env()?.resolve(entry);
     }
     let path = Path::new(name);
-    if !name.is_empty() && path.exists() {
-        return resolve::from_path(path, kind);
-    }
+    let answer = match std::fs::metadata(path) {
+        Ok(_) => return resolve::from_path(path, kind),
+        Err(_) if name.is_empty() => "empty name".to_owned(),
+        // A link whose end is missing is not "none": say what the system says.
+        Err(error) if path.is_symlink() => format!("a link that leads nowhere: {error}"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => "none".to_owned(),
+        Err(error) => error.to_string(),
+    };
     let known: Vec<&str> = entries
         .iter()
         .filter(|entry| entry.kind == kind)
@@ -89,14 +95,7 @@ fn find(name: &str, kind: Kind) -> Result<Asset> {
     Err(Error::NotFound {
         what: format!("{name:?}"),
         tried: vec![
-            format!(
-                "a file or folder of that path: {}",
-                if name.is_empty() {
-                    "empty name"
-                } else {
-                    "none"
-                }
-            ),
+            format!("a file or folder of that path: {answer}"),
             format!("known names: {}", known.join(", ")),
         ],
     })

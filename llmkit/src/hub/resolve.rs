@@ -6,7 +6,7 @@ use super::cache::{self, create_dir, sha256_file, write_atomically};
 use super::fetch::{Client, Request};
 use super::provenance::{FileRecord, Provenance, Weights};
 use super::registry::{Edition, Entry, Kind, Origin, Pinned};
-use super::{archive, hugging_face, partial, python_index};
+use super::{archive, folder, hugging_face, partial, python_index};
 use crate::{Error, Result};
 
 /// A model or a corpus as local, verified files.
@@ -426,30 +426,43 @@ fn provenance(
     }
 }
 
-/// A user's own file, or folder with `model.safetensors`, `config.json` and `tokenizer.json`.
+/// A user's own file, or folder with a checkpoint (see [`folder`]).
 pub(super) fn from_path(path: &Path, kind: Kind) -> Result<Asset> {
-    let files: Vec<PathBuf> = if path.is_dir() {
-        if kind == Kind::Corpus {
+    let is_checkpoint =
+        path.extension().is_some_and(|it| it == "safetensors") || folder::is_index(path);
+    let files: Vec<PathBuf> = match kind {
+        Kind::Corpus if path.is_dir() => {
             return Err(Error::argument(
                 "path",
                 "a text file",
                 format!("the directory {}", path.display()),
             ));
         }
-        ["model.safetensors", "config.json", "tokenizer.json"]
-            .map(|name| path.join(name))
-            .into()
-    } else {
-        vec![path.to_owned()]
+        Kind::Model if path.is_dir() => folder::files(path)?,
+        Kind::Model if is_checkpoint => folder::with_companions(path.to_owned())?,
+        _ => vec![path.to_owned()],
     };
     let mut records = Vec::new();
     for file in &files {
+        let kind = std::fs::metadata(file).map_err(Error::io("read", file))?;
+        if !kind.is_file() {
+            // A pipe would be waited for, a device may never end.
+            let got = match kind.is_dir() {
+                true => "a directory",
+                false => "a pipe, a device or a socket",
+            };
+            return Err(Error::Format {
+                file: file.display().to_string(),
+                expected: "a regular file".to_owned(),
+                got: got.to_owned(),
+            });
+        }
         records.push(record(file, sha256_file(file)?));
     }
     // A file that we know by its bytes is named for what it is.
     let known = super::registry::all().into_iter().find_map(|entry| {
         let edition = entry.editions.iter().find(|edition| {
-            edition.files.len() == records.len()
+            edition.files.len() <= records.len()
                 && edition
                     .files
                     .iter()

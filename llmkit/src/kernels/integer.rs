@@ -250,7 +250,7 @@ pub struct Bytes {
 
 impl Bytes {
     /// Rounds `x` (T, `columns`). A group beyond `columns` is one group a row; an input of zeros has scale zero.
-    /// Values that are not finite come out as some number: callers check them where they arise.
+    /// A group with a value that is not finite has scale NaN, so that all that depends on it is NaN and seen to be.
     pub fn round(isa: Isa, x: &[f32], columns: usize, group: usize, team: &Team) -> Bytes {
         let mut out = Bytes::default();
         out.round_from(isa, x, columns, group, team);
@@ -335,18 +335,20 @@ const ROUNDER: f32 = 12_582_912.0;
 
 #[inline(always)]
 fn round_group(x: &[f32], words: &mut [u32]) -> (f32, i32) {
-    let mut tops = [0f32; LANES];
+    // Magnitudes are ordered as their bits, infinity and NaN above all numbers: a maximum of floats would pass a NaN by.
+    let magnitude = |x: &f32| x.to_bits() & 0x7fff_ffff;
+    let mut tops = [0u32; LANES];
     let mut chunks = x.chunks_exact(LANES);
     for chunk in chunks.by_ref() {
         for (top, x) in tops.iter_mut().zip(chunk) {
-            *top = top.max(x.abs());
+            *top = (*top).max(magnitude(x));
         }
     }
-    let top = tops
-        .iter()
-        .chain(chunks.remainder())
-        .fold(0f32, |top, x| top.max(x.abs()));
-    let (scale, inverse) = if top > 0.0 {
+    let rest = chunks.remainder().iter().map(magnitude);
+    let top = f32::from_bits(tops.into_iter().chain(rest).fold(0, u32::max));
+    let (scale, inverse) = if !top.is_finite() {
+        (f32::NAN, 0.0)
+    } else if top > 0.0 {
         (top / 127.0, 127.0 / top)
     } else {
         (0.0, 0.0)
@@ -373,7 +375,7 @@ fn round_group(x: &[f32], words: &mut [u32]) -> (f32, i32) {
     }
     let mut rest = 0u32;
     for (i, &x) in quads.remainder().iter().enumerate() {
-        sum += code(x);
+        sum = sum.wrapping_add(code(x));
         rest |= (code(x) as u32 & 255) << (8 * i);
     }
     for word in slots {

@@ -11,6 +11,7 @@
 //! | [`panel`] | how matrices are laid out |
 //! | `amx` | bf16 products on matrix units |
 //! | [`isa`], [`team`] | which instructions, which threads |
+//! | [`mapped`] | weight files in memory |
 //!
 //! A kernel file has, in order: the public function, the same on a given [`Isa`], the reference (obvious, f64, never
 //! optimised), one function for each instruction set, tests of each of these against the reference.
@@ -26,6 +27,7 @@ pub mod dense;
 pub mod integer;
 pub mod isa;
 pub mod likelihood;
+pub mod mapped;
 pub mod panel;
 pub mod product;
 pub mod rope;

@@ -100,6 +100,8 @@ struct HuggingFace {
     rope_theta: Option<f64>,
     rms_norm_eps: f64,
     rope_scaling: Option<serde_json::Value>,
+    /// Both of the above, as later versions of the library write them.
+    rope_parameters: Option<serde_json::Value>,
     sliding_window: Option<usize>,
     use_sliding_window: Option<bool>,
     attention_bias: Option<bool>,
@@ -120,7 +122,18 @@ impl Config {
         let heads = gguf.integer(&key("attention.head_count"))?;
         let width = gguf.integer(&key("embedding_length"))?;
         let float = |name: &str| gguf.float(&key(name));
+        // A field that is there and is no count is a mistake, not a field that is missing.
+        let optional = |name: &str| {
+            let key = key(name);
+            let is_there = gguf.metadata.contains_key(&key);
+            is_there.then(|| gguf.integer(&key)).transpose()
+        };
+        let head_dim = match optional("attention.key_length")? {
+            Some(head_dim) => head_dim,
+            None => optional("rope.dimension_count")?.unwrap_or(width / heads.max(1)),
+        };
         let scaling = match gguf.metadata.get(&key("rope.scaling.type")) {
+            _ if gguf.tensor(FACTORS).is_some() => factors(gguf, head_dim)?,
             None => RopeScaling::None,
             Some(Value::Text(kind)) if kind == "none" => RopeScaling::None,
             Some(Value::Text(kind)) if kind == "linear" => RopeScaling::Linear {
@@ -132,35 +145,31 @@ impl Config {
                 fast: 32.0,
                 slow: 1.0,
             },
-            other => {
-                let got = format!("{other:?}");
-                return Err(gguf.wrong(&key("rope.scaling.type"), "none, linear or yarn", got));
+            Some(_) => {
+                let key = key("rope.scaling.type");
+                let got = gguf.text(&key)?;
+                return Err(gguf.wrong(&key, "none, linear or yarn", got));
             }
         };
         Config {
             layers: gguf.integer(&key("block_count"))?,
             width,
             heads,
-            kv_heads: gguf
-                .integer(&key("attention.head_count_kv"))
-                .unwrap_or(heads),
-            head_dim: gguf
-                .integer(&key("attention.key_length"))
-                .or_else(|_| gguf.integer(&key("rope.dimension_count")))
-                .unwrap_or(width / heads.max(1)),
+            kv_heads: optional("attention.head_count_kv")?.unwrap_or(heads),
+            head_dim,
             ffn_width: gguf.integer(&key("feed_forward_length"))?,
             vocabulary: gguf.texts("tokenizer.ggml.tokens")?.len(),
             context_tokens: gguf.integer(&key("context_length"))?,
-            rope_base: gguf.float(&key("rope.freq_base")).unwrap_or(10_000.0),
+            rope_base: match gguf.metadata.contains_key(&key("rope.freq_base")) {
+                true => float("rope.freq_base")?,
+                false => 10_000.0,
+            },
             scaling,
             pairs: flags.pairs,
             norm_epsilon: gguf.float(&key("attention.layer_norm_rms_epsilon"))?,
             has_biases: flags.has_biases,
             has_qk_norm: flags.has_qk_norm,
-            window: gguf
-                .integer(&key("attention.sliding_window"))
-                .ok()
-                .filter(|&it| it > 0),
+            window: optional("attention.sliding_window")?.filter(|&it| it > 0),
         }
         .checked(gguf.file())
     }
@@ -180,7 +189,9 @@ impl Config {
             got,
         };
         let flags = flags(&its.model_type).ok_or_else(|| wrong(KNOWN, its.model_type.clone()))?;
-        let scaling = match &its.rope_scaling {
+        let parameters = its.rope_parameters.as_ref();
+        let theta = parameters.and_then(|it| it.get("rope_theta")?.as_f64());
+        let scaling = match its.rope_scaling.as_ref().or(parameters) {
             None => RopeScaling::None,
             Some(json) => scaling(json, its.max_position_embeddings).ok_or_else(|| {
                 wrong(
@@ -207,7 +218,7 @@ impl Config {
             ffn_width: its.intermediate_size,
             vocabulary: its.vocab_size,
             context_tokens: its.max_position_embeddings,
-            rope_base: its.rope_theta.unwrap_or(10_000.0),
+            rope_base: its.rope_theta.or(theta).unwrap_or(10_000.0),
             scaling,
             pairs: flags.pairs,
             norm_epsilon: its.rms_norm_eps,
@@ -220,34 +231,72 @@ impl Config {
         .checked(file)
     }
 
+    /// Whether sizes and constants make sense. What follows from them (tables of angles, say) then stays small.
     fn checked(self, file: &str) -> Result<Config> {
-        let sizes = [
-            self.layers,
-            self.width,
-            self.heads,
-            self.kv_heads,
-            self.head_dim,
-            self.ffn_width,
-            self.vocabulary,
-            self.context_tokens,
-        ];
-        let fits = sizes.iter().all(|size| (1..1 << 24).contains(size))
-            && self.heads.is_multiple_of(self.kv_heads)
-            && self.head_dim.is_multiple_of(2)
-            && self.rope_base.is_finite()
-            && self.rope_base > 0.0
-            && self.norm_epsilon.is_finite()
-            && self.norm_epsilon >= 0.0
-            && self.window != Some(0);
-        if fits {
-            Ok(self)
-        } else {
+        let refuse = |field: &str, expected: &str, got: String| {
             Err(Error::Format {
-                file: file.to_owned(),
-                expected: "sizes of a Llama model (whole heads in each group, even head dimension)"
-                    .to_owned(),
-                got: format!("{self:?}"),
+                file: format!("{file}: {field}"),
+                expected: expected.to_owned(),
+                got,
             })
+        };
+        for (field, size, limit) in [
+            ("layers", self.layers, 1 << 24),
+            ("width", self.width, 1 << 24),
+            ("heads", self.heads, 1 << 24),
+            ("key/value heads", self.kv_heads, 1 << 24),
+            ("head dimension", self.head_dim, 1 << 12),
+            ("feed-forward width", self.ffn_width, 1 << 24),
+            ("vocabulary", self.vocabulary, 1 << 24),
+            ("context", self.context_tokens, 1 << 24),
+        ] {
+            if !(1..=limit).contains(&size) {
+                return refuse(field, &format!("1 to {limit}"), size.to_string());
+            }
+        }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            let got = format!("{} for {} key/value heads", self.heads, self.kv_heads);
+            return refuse("heads", "whole heads in each group", got);
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            let got = self.head_dim.to_string();
+            return refuse("head dimension", "an even head dimension", got);
+        }
+        if !(self.rope_base.is_finite() && self.rope_base > 1.0) {
+            let got = self.rope_base.to_string();
+            return refuse("rotary base", "a number above 1", got);
+        }
+        if !(self.norm_epsilon.is_finite() && self.norm_epsilon >= 0.0) {
+            let got = self.norm_epsilon.to_string();
+            return refuse("epsilon of the norms", "a number of at least 0", got);
+        }
+        if self.window == Some(0) {
+            return refuse("sliding window", "at least 1", "0".to_owned());
+        }
+        if !self.scaling.makes_sense() {
+            let expected = "factor at least 1, trained on at least 1 token, 0 < slow < fast";
+            return refuse("rope scaling", expected, format!("{:?}", self.scaling));
+        }
+        Ok(self)
+    }
+}
+
+/// Where Llama 3.1's files have their frequencies' factors.
+const FACTORS: &str = "rope_freqs.weight";
+
+fn factors(gguf: &Gguf, head_dim: usize) -> Result<RopeScaling> {
+    let factors = gguf.tensor(FACTORS).map(|it| gguf.dequantize(it));
+    let factors = factors.unwrap_or_default();
+    let is_positive = factors.iter().all(|it| it.is_finite() && *it > 0.0);
+    match is_positive && factors.len() == head_dim / 2 {
+        true => Ok(RopeScaling::Factors(factors.into())),
+        false => {
+            let expected = format!("{} positive numbers", head_dim / 2);
+            let got = match factors.iter().find(|it| !(it.is_finite() && **it > 0.0)) {
+                Some(odd) => odd.to_string(),
+                None => format!("{} numbers", factors.len()),
+            };
+            Err(gguf.wrong(FACTORS, &expected, got))
         }
     }
 }
@@ -324,6 +373,18 @@ mod tests {
             (config.head_dim, config.kv_heads, config.rope_base),
             (64, 3, 100_000.0)
         );
+    }
+
+    #[test]
+    fn rotary_parameters_may_stand_together() {
+        let together =
+            r#""rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500000.0}"#;
+        let json = JSON
+            .replace("\"rope_theta\": 100000, ", "")
+            .replace("\"rope_scaling\": null", together);
+        let config = Config::from_hugging_face("c", &json).unwrap();
+        assert_eq!(config.rope_base, 500_000.0);
+        assert_eq!(config.scaling, RopeScaling::Linear { factor: 4.0 });
     }
 
     #[test]

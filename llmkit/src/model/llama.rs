@@ -16,6 +16,7 @@
 //! Source: Touvron et al. 2023, *LLaMA*; Su et al. 2021, *RoFormer*; Ainslie et al. 2023, *GQA*; Shazeer 2020, *GLU Variants*.
 //! Cost a token: 2 · (weights) + 4·S·H·D a layer flops, and reading every weight once for all rows together.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::config::Config;
@@ -207,6 +208,16 @@ impl Llama {
             Some(hook) => hook.visit(&format!("blk.{n}.{part}"), columns, values),
             None => Ok(()),
         };
+        let check_finite = |name: fmt::Arguments<'_>, columns: usize, values: &[f32]| {
+            let at = values.iter().position(|it| !it.is_finite());
+            at.map_or(Ok(()), |at| {
+                Err(Error::Format {
+                    file: format!("activation {name}, token {}", at / columns),
+                    expected: "finite numbers".to_owned(),
+                    got: values[at].to_string(),
+                })
+            })
+        };
         for (n, layer) in self.layers.iter().enumerate() {
             interrupt::check("forward pass")?;
             rms_norm(isa, &x, &layer.attn_norm, epsilon, &mut normed, team);
@@ -238,6 +249,10 @@ impl Llama {
             }
             angles.turn_rows(isa, c.pairs, &positions, &mut q, q_width, team);
             angles.turn_rows(isa, c.pairs, &positions, &mut k, kv_width, team);
+            // An infinite key could hide behind a score of −∞, and a value would spoil rows that do not see it (0 · ∞); all else
+            // that is not finite shows in the layer's output.
+            check_finite(format_args!("blk.{n}.attn_k.out"), kv_width, &k)?;
+            check_finite(format_args!("blk.{n}.attn_v.out"), kv_width, &v)?;
             let mut from = 0;
             for piece in pieces.iter_mut() {
                 let rows = from * kv_width..(from + piece.tokens.len()) * kv_width;
@@ -281,20 +296,15 @@ impl Llama {
                 .ffn_down
                 .forward(&input, Into::Add, &mut x, &self.engine);
             visit(n, "out", c.width, &mut x)?;
-            if let Some(at) = x.iter().position(|it| !it.is_finite()) {
-                return Err(Error::Format {
-                    file: format!("activation blk.{n}.out, token {}", at / c.width),
-                    expected: "finite numbers".to_owned(),
-                    got: x[at].to_string(),
-                });
-            }
-        }
-        for piece in pieces {
-            piece.store.commit(piece.tokens.len());
+            check_finite(format_args!("blk.{n}.out"), c.width, &x)?;
         }
         rms_norm(isa, &x, &self.norm, epsilon, &mut normed, team);
         if let Some(hook) = hook {
             hook.visit("output.in", c.width, &mut normed)?;
+        }
+        check_finite(format_args!("output.in"), c.width, &normed)?;
+        for piece in pieces {
+            piece.store.commit(piece.tokens.len());
         }
         Ok(normed)
     }

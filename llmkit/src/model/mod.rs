@@ -4,14 +4,22 @@
 //! use llmkit::model::{GenerateOptions, Model};
 //! let model = Model::load("smollm2-135m-instruct")?;
 //! println!("{}", model.provenance);
-//! let answer = model.generate(&Model::chat("What is a tensor?"), &GenerateOptions::default())?;
+//! let answer = model.generate(&model.chat("What is a tensor?")?, &GenerateOptions::default())?;
 //! println!("{answer}");
 //! # Ok::<(), llmkit::Error>(())
 //! ```
 //!
 //! Weights are kept as the [`WeightType`] asks; the default is f32, exactly what the file says.
+//!
+//! | read | from |
+//! |---|---|
+//! | weights | GGUF ([`blocks`]: F32, F16, BF16, Q4_0 … Q8_0, Q2_K … Q6_K, IQ4_NL), safetensors of one file or several (F32, F16, BF16) |
+//! | tokenizer | `tokenizer.json`, or rebuilt from the GGUF file ([`tokenizer`]) |
+//! | chat template | GGUF metadata, `chat_template.jinja`, `tokenizer_config.json` ([`mod@chat`]) |
 
 pub mod blocks;
+pub mod chat;
+mod checkpoint;
 pub mod config;
 pub mod generate;
 pub mod gguf;
@@ -20,9 +28,11 @@ mod law;
 mod layer;
 pub mod linear;
 pub mod llama;
+mod load;
 mod printer;
 pub mod rope;
 pub mod sample;
+mod settings;
 pub mod steps;
 mod stream;
 #[cfg(test)]
@@ -31,10 +41,10 @@ pub mod tokenizer;
 pub mod weights;
 
 use std::fmt;
-use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
+pub use chat::{ChatTemplate, Message};
 pub use config::Config;
 pub use generate::{Finish, GenerateOptions, Generation, Stream};
 pub use hook::{Hook, Record};
@@ -46,7 +56,7 @@ pub use tokenizer::Tokenizer;
 
 use sample::Past;
 
-use crate::hub::{self, Asset, Provenance};
+use crate::hub::{self, Provenance};
 use crate::kvcache::store::Store;
 use crate::{Error, Result};
 
@@ -59,6 +69,8 @@ pub struct Model {
     pub provenance: Provenance,
     /// Text to ids and back.
     pub tokenizer: Tokenizer,
+    /// How a conversation is written for it, if its files say so.
+    pub chat_template: Option<ChatTemplate>,
     weights: weights::Weights,
     network: Llama,
 }
@@ -91,50 +103,6 @@ impl Model {
         Model::from_asset(&hub::model(name)?, kind)
     }
 
-    /// Loads the files of an asset: a GGUF file, or `model.safetensors` with `config.json` and `tokenizer.json`.
-    ///
-    /// # Errors
-    /// As [`Model::load`].
-    pub fn from_asset(asset: &Asset, kind: WeightType) -> Result<Model> {
-        let path = asset.path();
-        let (config, tokenizer, weights) = if path.extension().is_some_and(|it| it == "safetensors")
-        {
-            let beside = |name: &str| {
-                asset
-                    .file(name)
-                    .map(Path::to_owned)
-                    .ok_or_else(|| Error::Format {
-                        file: path.display().to_string(),
-                        expected: format!("{name} beside it"),
-                        got: "none".to_owned(),
-                    })
-            };
-            let config_path = beside("config.json")?;
-            let json =
-                std::fs::read_to_string(&config_path).map_err(Error::io("read", &config_path))?;
-            let config = Config::from_hugging_face(&config_path.display().to_string(), &json)?;
-            let tokenizer = Tokenizer::from_json(&beside("tokenizer.json")?)?;
-            let weights = weights::from_safetensors(path, &config)?;
-            (config, tokenizer, weights)
-        } else {
-            let gguf = gguf::Gguf::open(path)?;
-            let config = Config::from_gguf(&gguf)?;
-            (
-                config,
-                Tokenizer::from_gguf(&gguf)?,
-                weights::Weights::of_gguf(gguf),
-            )
-        };
-        let network = Llama::new(&config, &weights, kind)?;
-        Ok(Model {
-            config,
-            provenance: asset.provenance.clone(),
-            tokenizer,
-            weights,
-            network,
-        })
-    }
-
     /// Token ids of `text`; markup such as `<|im_start|>` becomes its special token. No token is put in front.
     ///
     /// # Errors
@@ -151,10 +119,14 @@ impl Model {
         self.tokenizer.decode(ids)
     }
 
-    /// Ids of a prompt, with the token in front that the model wants (SmolLM2 wants none).
+    /// Ids of a prompt, with the token in front that the model wants (SmolLM2 wants none) unless the prompt has it.
     fn encode_prompt(&self, prompt: &str) -> Result<Vec<u32>> {
-        let mut ids: Vec<u32> = self.tokenizer.bos.into_iter().collect();
-        ids.extend(self.encode(prompt)?);
+        let mut ids = self.encode(prompt)?;
+        if let Some(bos) = self.tokenizer.bos
+            && ids.first() != Some(&bos)
+        {
+            ids.insert(0, bos);
+        }
         if ids.is_empty() {
             return Err(Error::argument(
                 "prompt",
@@ -165,12 +137,27 @@ impl Model {
         Ok(ids)
     }
 
-    /// A user's message in the markup that SmolLM2's instruct models were trained on, ready to be answered.
-    pub fn chat(message: &str) -> String {
-        let system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
-        format!(
-            "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{message}<|im_end|>\n<|im_start|>assistant\n"
-        )
+    /// A user's message as the model was trained to read it, ready to be answered (see [`mod@chat`]).
+    ///
+    /// # Errors
+    /// As [`Model::conversation`].
+    pub fn chat(&self, message: &str) -> Result<String> {
+        self.conversation(&[Message::user(message)])
+    }
+
+    /// A conversation as the model was trained to read it, ready for its next answer.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if the model's files have no chat template; [`Error::Format`] if the template refuses the conversation.
+    pub fn conversation(&self, messages: &[Message]) -> Result<String> {
+        let template = self.chat_template.as_ref().ok_or_else(|| Error::NotFound {
+            what: format!("a chat template of {}", self.provenance.name),
+            tried: vec![
+                "tokenizer.chat_template in the GGUF file".to_owned(),
+                "chat_template.jinja or tokenizer_config.json in the folder".to_owned(),
+            ],
+        })?;
+        template.render(messages, true)
     }
 
     /// Logits (T, V) of a sequence from its beginning.

@@ -1,11 +1,12 @@
 //! Rotary frequencies, and the ways to stretch them over longer contexts than a model was trained on.
 
 use std::f64::consts::TAU;
+use std::sync::Arc;
 
 use super::config::Config;
 
 /// How frequencies are stretched.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub enum RopeScaling {
     /// Not at all.
     #[default]
@@ -43,6 +44,34 @@ pub enum RopeScaling {
         /// Tokens the model was trained on.
         trained_tokens: f64,
     },
+    /// Each frequency divided by its own factor (D/2 of them): what GGUF files of Llama 3.1 have in place of its numbers, as the
+    /// tensor `rope_freqs.weight`.
+    Factors(Arc<[f32]>),
+}
+
+impl RopeScaling {
+    /// Whether its numbers give frequencies that are numbers.
+    pub(super) fn makes_sense(&self) -> bool {
+        let is_factor = |it: f64| it.is_finite() && it >= 1.0;
+        let is_ramp = |slow: f64, fast: f64| slow > 0.0 && slow < fast && fast.is_finite();
+        match *self {
+            // Factors are checked where they are read.
+            RopeScaling::None | RopeScaling::Factors(_) => true,
+            RopeScaling::Linear { factor } | RopeScaling::Ntk { factor } => is_factor(factor),
+            RopeScaling::Yarn {
+                factor,
+                trained_tokens,
+                fast,
+                slow,
+            }
+            | RopeScaling::Llama3 {
+                factor,
+                slow,
+                fast,
+                trained_tokens,
+            } => is_factor(factor) && is_factor(trained_tokens) && is_ramp(slow, fast),
+        }
+    }
 }
 
 /// Frequencies (D/2) in radians a position, and the magnitude of cosines and sines.
@@ -53,9 +82,13 @@ pub fn frequencies(config: &Config) -> (Vec<f64>, f64) {
         _ => config.rope_base,
     };
     let plain = (0..config.head_dim / 2).map(|i| base.powf(-2.0 * i as f64 / d));
-    match config.scaling {
+    match config.scaling.clone() {
         RopeScaling::None | RopeScaling::Ntk { .. } => (plain.collect(), 1.0),
         RopeScaling::Linear { factor } => (plain.map(|w| w / factor).collect(), 1.0),
+        RopeScaling::Factors(factors) => {
+            let divided = plain.zip(factors.iter());
+            (divided.map(|(w, &f)| w / f64::from(f)).collect(), 1.0)
+        }
         RopeScaling::Llama3 {
             factor,
             slow,
@@ -139,7 +172,7 @@ mod tests {
                 trained_tokens,
             },
         ] {
-            let (stretched, _) = of(scaling);
+            let (stretched, _) = of(scaling.clone());
             assert_eq!(stretched[0], 1.0, "{scaling:?}");
             assert!(
                 (stretched[31] * 4.0 / plain[31] - 1.0).abs() < 1e-12,
@@ -155,5 +188,23 @@ mod tests {
             slow: 1.0,
         });
         assert!((magnitude - 1.138_629_436_111_989).abs() < 1e-12);
+    }
+
+    #[test]
+    fn factors_of_a_file_stretch_as_the_numbers_they_were_made_from() {
+        let (stretched, _) = of(RopeScaling::Llama3 {
+            factor: 8.0,
+            slow: 1.0,
+            fast: 4.0,
+            trained_tokens: 8192.0,
+        });
+        let (plain, _) = of(RopeScaling::None);
+        let factors = plain.iter().zip(&stretched).map(|(w, s)| (w / s) as f32);
+        let (divided, magnitude) = of(RopeScaling::Factors(factors.collect()));
+        assert_eq!(magnitude, 1.0);
+        assert!(divided[31] < plain[31] / 7.0);
+        for (a, b) in divided.iter().zip(&stretched) {
+            assert!((a / b - 1.0).abs() < 1e-6);
+        }
     }
 }

@@ -111,6 +111,18 @@ impl File {
     }
 }
 
+/// A file of one matrix `blk.0.ffn_up.weight` (2, 256) of these blocks.
+pub(in crate::model) fn one_matrix(name: &str, block: BlockType, data: &[u8]) -> Gguf {
+    let number = (0..64).find(|&it| BlockType::from_ggml(it) == Some(block));
+    let file = File {
+        version: 3,
+        pairs: vec![],
+        tensors: vec![tensor("blk.0.ffn_up.weight", &[256, 2], number.unwrap(), 0)],
+        data: data.to_vec(),
+    };
+    Gguf::parse(name, file.bytes()).unwrap()
+}
+
 #[test]
 fn a_hand_made_file_is_understood() {
     for version in [2, 3] {
@@ -147,6 +159,22 @@ fn a_hand_made_file_is_understood() {
             assert!(matches!(wrong, Err(Error::Format { .. })));
         }
     }
+}
+
+#[test]
+fn a_file_on_disk_is_mapped_and_a_clone_shares_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    std::fs::write(&path, File::honest().bytes()).unwrap();
+    let gguf = Gguf::open(&path).unwrap();
+    let copy = gguf.clone();
+    let info = gguf.tensor("m").unwrap();
+    assert_eq!(copy.data(info).as_ptr(), gguf.data(info).as_ptr());
+    assert_eq!(gguf.dequantize(info), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    assert!(gguf.tensor("n").is_none());
+    std::fs::write(folder.path().join("empty.gguf"), b"").unwrap();
+    let error = Gguf::open(&folder.path().join("empty.gguf")).unwrap_err();
+    assert!(error.to_string().contains("empty.gguf: byte 0"), "{error}");
 }
 
 #[test]
@@ -220,7 +248,8 @@ fn hostile_files_are_refused_without_harm() {
     assert!(with_tensor(tensor("t", &[1], 0, 3)).contains("aligned"));
     assert!(with_tensor(tensor("t", &[1], 0, u64::MAX - 31)).contains("inside the file"));
     assert!(with_tensor(tensor("t", &[33], 2, 0)).contains("whole blocks of 32"));
-    assert!(with_tensor(tensor("t", &[32], 12, 0)).contains("Q4_K"));
+    assert!(with_tensor(tensor("t", &[255], 12, 0)).contains("whole blocks of 256"));
+    assert!(with_tensor(tensor("t", &[256], 23, 0)).contains("IQ4_XS"));
     assert!(with_tensor(tensor("t", &[32], 4_000_000_000, 0)).contains("type 4000000000"));
     // Twice the same, and one on top of another.
     let file = File::honest();
@@ -322,10 +351,16 @@ fn files_written_by_candle_decode_to_the_same_bits() {
         (GgmlDType::Q5_0, BlockType::Q5_0),
         (GgmlDType::Q5_1, BlockType::Q5_1),
         (GgmlDType::Q8_0, BlockType::Q8_0),
+        (GgmlDType::Q2K, BlockType::Q2_K),
+        (GgmlDType::Q3K, BlockType::Q3_K),
+        (GgmlDType::Q4K, BlockType::Q4_K),
+        (GgmlDType::Q5K, BlockType::Q5_K),
+        (GgmlDType::Q6K, BlockType::Q6_K),
     ] {
-        let source = noise(&[5, 96], 3.0, 11);
+        let (wide, narrow) = (3 * expected.elements().max(32), expected.elements().max(32));
+        let source = noise(&[5, wide], 3.0, 11);
         let quantized = QTensor::quantize(&source, dtype).unwrap();
-        let other = QTensor::quantize(&noise(&[3, 32], 1e-4, 12), dtype).unwrap();
+        let other = QTensor::quantize(&noise(&[3, narrow], 1e-4, 12), dtype).unwrap();
         let mut out = Cursor::new(Vec::new());
         let pairs = [("answer", &gguf_file::Value::U32(42))];
         gguf_file::write(&mut out, &pairs, &[("a", &quantized), ("b.weight", &other)]).unwrap();

@@ -1,12 +1,17 @@
 //! The model against hand-made files, candle's own decoder, a dense reimplementation, and the real SmolLM2 where it is in reach.
 
+mod chat;
 mod files;
+mod folders;
 mod generation;
 mod network;
 mod real;
 mod reproducible;
 mod sampling;
 mod tiny;
+mod tokens;
+
+pub(in crate::model) use files::one_matrix;
 
 use candle_core::{Device, Tensor};
 use rand::{Rng, SeedableRng};

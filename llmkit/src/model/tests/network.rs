@@ -9,7 +9,7 @@ use super::super::Config;
 use super::super::hook::Hook;
 use super::super::linear::WeightType;
 use super::super::llama::{Llama, Piece};
-use super::super::weights::{Weights, from_safetensors};
+use super::super::weights::Weights;
 use super::noise;
 use crate::Error;
 use crate::kernels::rope::Pairs;
@@ -506,7 +506,7 @@ fn a_hugging_face_checkpoint_gives_the_same_logits() {
     }
     let path = folder.path().join("model.safetensors");
     candle_core::safetensors::save(&tensors, &path).unwrap();
-    let loaded = from_safetensors(&path, &config).unwrap();
+    let loaded = Weights::of_checkpoint(&path, &config).unwrap();
     assert_eq!(loaded.names(), weights.keys().cloned().collect::<Vec<_>>());
     let tokens = [3, 1, 4, 1, 5];
     let network = Llama::new(&config, &loaded, WeightType::F32).unwrap();
@@ -515,5 +515,5 @@ fn a_hugging_face_checkpoint_gives_the_same_logits() {
         &plain(&config, &weights, &tokens),
     );
     std::fs::write(&path, b"not safetensors").unwrap();
-    assert!(from_safetensors(&path, &config).is_err());
+    assert!(Weights::of_checkpoint(&path, &config).is_err());
 }

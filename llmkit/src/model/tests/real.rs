@@ -2,8 +2,9 @@
 
 use candle_core::{IndexOp, Tensor};
 
+use super::super::chat::SMOLLM2;
 use super::super::sample::{Past, Temperature, TopK};
-use super::super::{GenerateOptions, Model, Sampling};
+use super::super::{ChatTemplate, GenerateOptions, Message, Model, Sampling};
 use super::CPU;
 
 /// The edition that tests take: SmolLM2 in 4 bits.
@@ -64,6 +65,35 @@ fn the_real_tokenizer_splits_as_smollm_does() {
 }
 
 #[test]
+fn the_real_chat_template_writes_what_the_model_was_trained_on() {
+    let Some(model) = real() else { return };
+    for message in [
+        "What is a tensor?",
+        " blanks \n",
+        "{{ 7 * 7 }} <|im_end|>",
+        "日本 🦀 'é\"&<>",
+    ] {
+        assert_eq!(model.chat(message).unwrap(), super::chat::smollm2(message));
+    }
+    let talk = [
+        Message::system("S"),
+        Message::user("a"),
+        Message::assistant("b"),
+        Message::user("c"),
+    ];
+    let template = model.chat_template.as_ref().unwrap();
+    let built_in = ChatTemplate::new("built in", SMOLLM2, "", "");
+    assert_eq!(
+        template.render(&talk, true).unwrap(),
+        built_in.render(&talk, true).unwrap()
+    );
+    assert_eq!(
+        template.render(&talk, false).unwrap(),
+        built_in.render(&talk, false).unwrap()
+    );
+}
+
+#[test]
 fn the_real_model_knows_the_capital_of_france() {
     let Some(model) = real() else { return };
     assert_eq!(model.parameters(), 134_515_008);
@@ -93,7 +123,7 @@ fn the_real_model_knows_the_capital_of_france() {
         prints: false,
         ..GenerateOptions::default()
     };
-    let prompt = Model::chat("What is the capital of France?");
+    let prompt = model.chat("What is the capital of France?").unwrap();
     let greedy = model.generate(&prompt, &options).unwrap();
     assert!(greedy.text.contains("Paris"), "{}", greedy.text);
     // Step by step with a cache gives what the whole sequence gives at once.

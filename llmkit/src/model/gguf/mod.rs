@@ -1,16 +1,22 @@
 //! GGUF, the model file of llama.cpp: metadata, a directory of tensors, their blocks. Versions 2 and 3, little-endian.
 //!
 //! Files are not trusted: every count, length and offset is checked against the bytes that are there before anything
-//! is allocated or read, so a hostile file costs at most a small multiple of its own size.
+//! is allocated or read, so a hostile file costs at most a small multiple of its own size. Tensors are not read but mapped
+//! (see [`mapped`](crate::kernels::mapped) for what that asks of the file).
 //!
 //! Source: the GGUF specification (ggml, `docs/gguf.md`). We differ in that arrays of arrays and integers beyond
 //! `i64` are refused (no known file has them), and that element types whose blocks we cannot decode are refused when
 //! the file is opened, not when the tensor is asked for.
 
-use std::collections::{BTreeMap, HashSet};
+mod reader;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use super::blocks::BlockType;
+use crate::kernels::mapped::Mapped;
 use crate::{Error, Result};
+use reader::{Reader, format};
 
 /// A metadata value. Integers of all widths are `i64`, floats are `f64`.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,7 +52,7 @@ pub struct TensorInfo {
     pub bytes: usize,
 }
 
-/// An opened file.
+/// An opened file. Cloning shares the bytes of its tensors.
 #[derive(Debug, Clone)]
 pub struct Gguf {
     file: String,
@@ -56,19 +62,20 @@ pub struct Gguf {
     pub metadata: BTreeMap<String, Value>,
     /// Tensors, in file order.
     pub tensors: Vec<TensorInfo>,
-    content: Vec<u8>,
+    /// Place of each tensor in `tensors`.
+    places: HashMap<String, usize>,
+    content: Arc<Mapped>,
 }
 
 const MAGIC: &[u8; 4] = b"GGUF";
 
 impl Gguf {
-    /// Reads a file whole.
+    /// Maps a file and reads what precedes its tensors.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be read, [`Error::Format`] if it is not a GGUF file we understand.
     pub fn open(path: &std::path::Path) -> Result<Gguf> {
-        let content = std::fs::read(path).map_err(Error::io("read", path))?;
-        Gguf::parse(path.display().to_string(), content)
+        Gguf::of(path.display().to_string(), Mapped::open(path)?)
     }
 
     /// Understands the bytes of a file; `file` is its name in messages.
@@ -76,12 +83,11 @@ impl Gguf {
     /// # Errors
     /// [`Error::Format`] with what was expected and what came.
     pub fn parse(file: impl Into<String>, content: Vec<u8>) -> Result<Gguf> {
-        let file = file.into();
-        let mut reader = Reader {
-            file: &file,
-            bytes: &content,
-            at: 0,
-        };
+        Gguf::of(file.into(), Mapped::Memory(content))
+    }
+
+    fn of(file: String, content: Mapped) -> Result<Gguf> {
+        let mut reader = Reader::new(&file, &content);
         if reader.take(4)? != MAGIC {
             return Err(reader.wrong("the magic bytes GGUF", "other bytes"));
         }
@@ -119,9 +125,9 @@ impl Gguf {
         for _ in 0..tensor_count {
             tensors.push(reader.tensor()?);
         }
-        let data = reader.at.next_multiple_of(alignment);
-        let mut names = HashSet::new();
-        for tensor in &mut tensors {
+        let data = reader.at().next_multiple_of(alignment);
+        let mut places = HashMap::new();
+        for (place, tensor) in tensors.iter_mut().enumerate() {
             let wrong = |expected: &str, got: String| format(&file, &tensor.name, expected, got);
             if tensor.offset % alignment != 0 {
                 return Err(wrong("an aligned offset", tensor.offset.to_string()));
@@ -138,7 +144,7 @@ impl Gguf {
                 );
                 return Err(wrong("its bytes inside the file", got));
             }
-            if !names.insert(tensor.name.clone()) {
+            if places.insert(tensor.name.clone(), place).is_some() {
                 return Err(wrong("each tensor once", "it twice".to_owned()));
             }
             tensor.offset += data;
@@ -156,7 +162,8 @@ impl Gguf {
             version,
             metadata,
             tensors,
-            content,
+            places,
+            content: Arc::new(content),
         })
     }
 
@@ -167,7 +174,7 @@ impl Gguf {
 
     /// The tensor of that name.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
-        self.tensors.iter().find(|it| it.name == name)
+        self.tensors.get(*self.places.get(name)?)
     }
 
     /// The stored bytes of a tensor.
@@ -239,197 +246,5 @@ fn shown(value: Option<&Value>) -> String {
         None => "nothing".to_owned(),
         Some(Value::Integers(_) | Value::Floats(_) | Value::Texts(_)) => "another array".to_owned(),
         Some(value) => format!("{value:?}"),
-    }
-}
-
-fn format(file: &str, field: &str, expected: &str, got: impl ToString) -> Error {
-    Error::Format {
-        file: format!("{file}: {field}"),
-        expected: expected.to_owned(),
-        got: got.to_string(),
-    }
-}
-
-/// A position in the file that never leaves it.
-struct Reader<'a> {
-    file: &'a str,
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Reader<'a> {
-    fn wrong(&self, expected: &str, got: impl ToString) -> Error {
-        format(self.file, &format!("byte {}", self.at), expected, got)
-    }
-
-    fn take(&mut self, count: usize) -> Result<&'a [u8]> {
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let taken = rest.get(..count).ok_or_else(|| {
-            self.wrong(
-                &format!("{count} more bytes"),
-                format!("the end of the file after {}", rest.len()),
-            )
-        })?;
-        self.at += count;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let mut out = [0; N];
-        out.copy_from_slice(self.take(N)?);
-        Ok(out)
-    }
-
-    fn u32(&mut self) -> Result<u32> {
-        Ok(u32::from_le_bytes(self.array()?))
-    }
-
-    fn u64(&mut self) -> Result<u64> {
-        Ok(u64::from_le_bytes(self.array()?))
-    }
-
-    /// A count of things of which each takes at least `least` bytes of what is left.
-    fn count(&mut self, what: &str, least: usize) -> Result<usize> {
-        let count = self.u64()?;
-        let most = (self.bytes.len() - self.at) / least;
-        match usize::try_from(count) {
-            Ok(count) if count <= most => Ok(count),
-            _ => Err(self.wrong(
-                &format!("at most {most} {what} in what is left of the file"),
-                count,
-            )),
-        }
-    }
-
-    fn text(&mut self) -> Result<String> {
-        let count = self.count("bytes of text", 1)?;
-        let bytes = self.take(count)?;
-        std::str::from_utf8(bytes)
-            .map(str::to_owned)
-            .map_err(|error| self.wrong("UTF-8 text", error))
-    }
-
-    fn value(&mut self, kind: u32, key: &str) -> Result<Value> {
-        Ok(match kind {
-            0..=5 | 10 | 11 => Value::Integer(self.integer(kind)?),
-            6 | 12 => Value::Float(self.float(kind)?),
-            7 => Value::Bool(self.integer(kind)? != 0),
-            8 => Value::Text(self.text()?),
-            9 => {
-                let kind = self.u32()?;
-                let least = match kind {
-                    0 | 1 | 7 => 1,
-                    2 | 3 => 2,
-                    4..=6 => 4,
-                    8 | 10..=12 => 8,
-                    _ => {
-                        return Err(self.wrong(
-                            &format!("an array of numbers or texts under {key}"),
-                            format!("type {kind}"),
-                        ));
-                    }
-                };
-                let count = self.count("array elements", least)?;
-                match kind {
-                    6 | 12 => Value::Floats(
-                        (0..count)
-                            .map(|_| self.float(kind))
-                            .collect::<Result<_>>()?,
-                    ),
-                    8 => Value::Texts((0..count).map(|_| self.text()).collect::<Result<_>>()?),
-                    _ => Value::Integers(
-                        (0..count)
-                            .map(|_| self.integer(kind))
-                            .collect::<Result<_>>()?,
-                    ),
-                }
-            }
-            _ => return Err(self.wrong(&format!("a known value type under {key}"), kind)),
-        })
-    }
-
-    fn integer(&mut self, kind: u32) -> Result<i64> {
-        Ok(match kind {
-            0 | 7 => i64::from(self.array::<1>()?[0]),
-            1 => i64::from(i8::from_le_bytes(self.array()?)),
-            2 => i64::from(u16::from_le_bytes(self.array()?)),
-            3 => i64::from(i16::from_le_bytes(self.array()?)),
-            4 => i64::from(self.u32()?),
-            5 => i64::from(i32::from_le_bytes(self.array()?)),
-            10 => {
-                let value = self.u64()?;
-                i64::try_from(value).map_err(|_| self.wrong("an integer below 2^63", value))?
-            }
-            _ => i64::from_le_bytes(self.array()?),
-        })
-    }
-
-    fn float(&mut self, kind: u32) -> Result<f64> {
-        Ok(if kind == 6 {
-            f64::from(f32::from_le_bytes(self.array()?))
-        } else {
-            f64::from_le_bytes(self.array()?)
-        })
-    }
-
-    fn tensor(&mut self) -> Result<TensorInfo> {
-        let name = self.text()?;
-        let dimensions = self.u32()?;
-        if !(1..=4).contains(&dimensions) {
-            return Err(format(self.file, &name, "1 to 4 dimensions", dimensions));
-        }
-        let mut shape = Vec::new();
-        for _ in 0..dimensions {
-            shape.push(self.u64()?);
-        }
-        let kind = self.u32()?;
-        let offset = self.u64()?;
-        let block = BlockType::from_ggml(kind).ok_or_else(|| {
-            format(
-                self.file,
-                &name,
-                "element type F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0",
-                BlockType::ggml_name(kind),
-            )
-        })?;
-        let too_large = || {
-            format(
-                self.file,
-                &name,
-                "a size that fits the file",
-                format!("{shape:?}"),
-            )
-        };
-        let elements = shape
-            .iter()
-            .try_fold(1usize, |product, &size| {
-                product.checked_mul(usize::try_from(size).ok()?)
-            })
-            .filter(|&elements| elements > 0)
-            .ok_or_else(too_large)?;
-        let (per_block, block_bytes) = (block.elements(), block.bytes());
-        if shape[0] % per_block as u64 != 0 {
-            let expected = format!("rows of whole blocks of {per_block}");
-            return Err(format(
-                self.file,
-                &name,
-                &expected,
-                format!("rows of {}", shape[0]),
-            ));
-        }
-        let bytes = (elements / per_block)
-            .checked_mul(block_bytes)
-            .ok_or_else(too_large)?;
-        if bytes > self.bytes.len() {
-            return Err(too_large());
-        }
-        let offset = usize::try_from(offset).map_err(|_| too_large())?;
-        Ok(TensorInfo {
-            name,
-            shape: shape.iter().rev().map(|&size| size as usize).collect(),
-            block,
-            offset,
-            bytes,
-        })
     }
 }

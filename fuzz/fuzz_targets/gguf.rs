@@ -1,0 +1,11 @@
+//! A GGUF file: directory, metadata, tokenizer, weights, first logits.
+#![no_main]
+
+#[allow(dead_code)]
+#[path = "../../llmkit/tests/hostile/entry.rs"]
+mod entry;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    // An error is a fine answer.
+    let _ = entry::gguf(bytes);
+});

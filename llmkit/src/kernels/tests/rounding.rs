@@ -1,0 +1,97 @@
+//! The rounding of inputs to 8 bits.
+
+use super::Numbers;
+use crate::kernels::integer::Bytes;
+use crate::kernels::isa::Isa;
+use crate::kernels::team::Team;
+
+type Round<'a> = dyn Fn(&[f32], usize, usize) -> Bytes + 'a;
+
+/// Whether each element is within half a step of its group, the largest magnitude of each being 127 steps.
+fn rounding_is_right(kernel: &Round<'_>) -> Result<(), String> {
+    let mut numbers = Numbers(3);
+    for (tokens, columns, group) in [
+        (1, 1, 32),
+        (3, 70, 32),
+        (5, 33, 64),
+        (9, 576, 64),
+        (2, 100, 4096),
+    ] {
+        let mut x = numbers.take(tokens * columns);
+        x[0] = 0.0;
+        let got = kernel(&x, columns, group);
+        for t in 0..tokens {
+            let row = &x[t * columns..][..columns];
+            for (k, &value) in row.iter().enumerate() {
+                let start = k / group * group;
+                let top = row[start..columns.min(start + group)]
+                    .iter()
+                    .fold(0f32, |a, b| a.max(b.abs()));
+                let step = f64::from(top) / 127.0;
+                let error = (got.value(t, k) - f64::from(value)).abs();
+                if error.is_nan() || error > step * 0.5001 + 1e-30 {
+                    return Err(format!(
+                        "{tokens}×{columns} by {group} [{t}, {k}]: {value} is off by {error} of {step}"
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn inputs_are_rounded_alike_everywhere_and_to_nearest() {
+    for isa in Isa::here() {
+        for threads in [1, 2] {
+            let team = Team::new(threads);
+            rounding_is_right(&|x, columns, group| {
+                let got = Bytes::round(isa, x, columns, group, &team);
+                let reference = Bytes::round(Isa::Reference, x, columns, group, &Team::new(1));
+                assert_eq!(got, reference, "{isa}");
+                got
+            })
+            .unwrap_or_else(|wrong| panic!("{isa}: {wrong}"));
+        }
+    }
+    let tiny = Bytes::round(Isa::best(), &[1e-44, -1e-44], 2, 32, &Team::new(1));
+    assert!(tiny.value(0, 0).abs() < 1e-38);
+}
+
+#[test]
+fn planted_bugs_in_the_rounding_of_inputs_are_caught() {
+    let team = Team::new(1);
+    for isa in Isa::here() {
+        let with = |change: &dyn Fn(usize, f32, f32) -> f32, x: &[f32], columns, group| {
+            let row = |row: &[f32]| -> Vec<f32> {
+                let top = row.iter().fold(0f32, |a, b| a.max(b.abs()));
+                let each = |(k, it): (usize, &f32)| change(k, *it, top / 127.0);
+                row.iter().enumerate().map(each).collect()
+            };
+            let x: Vec<f32> = x.chunks(columns).flat_map(row).collect();
+            Bytes::round(isa, &x, columns, group, &team)
+        };
+        // Towards zero.
+        let cut: &Round<'_> = &|x, columns, group| {
+            let change = |_, it: f32, step: f32| it - it.signum() * (it.abs() % step.max(1e-30));
+            with(&change, x, columns, group)
+        };
+        // The sign is lost.
+        let bare: &Round<'_> =
+            &|x, columns, group| with(&|_, it: f32, _| it.abs(), x, columns, group);
+        // The last element of an odd word is lost.
+        let short: &Round<'_> = &|x, columns, group| {
+            let change = |k: usize, it, _| {
+                if k + 1 == columns && k % 4 == 0 {
+                    0.0
+                } else {
+                    it
+                }
+            };
+            with(&change, x, columns, group)
+        };
+        for (name, bug) in [("cut", cut), ("bare", bare), ("short", short)] {
+            assert!(rounding_is_right(bug).is_err(), "{isa} {name}");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Blocks of 32 elements with a scale d, and perhaps a min m, in f16.
+//!
+//! | type | block | element |
+//! |---|---|---|
+//! | Q4_0 | d, 16 bytes | d · (q − 8) |
+//! | Q4_1 | d, m, 16 bytes | d · q + m |
+//! | Q5_0 | d, 32 fifth bits, 16 bytes | d · (q − 16) |
+//! | Q5_1 | d, m, 32 fifth bits, 16 bytes | d · q + m |
+//! | Q8_0 | d, 32 signed bytes | d · q |
+
+use super::{BlockType, half_at, nibble};
+
+pub(super) const Q4_0_BYTES: usize = 2 + 32 / 2;
+pub(super) const Q4_1_BYTES: usize = 2 + 2 + 32 / 2;
+pub(super) const Q5_0_BYTES: usize = 2 + 32 / 8 + 32 / 2;
+pub(super) const Q5_1_BYTES: usize = 2 + 2 + 32 / 8 + 32 / 2;
+pub(super) const Q8_0_BYTES: usize = 2 + 32;
+const _: () = assert!(Q4_0_BYTES == 18 && Q4_1_BYTES == 20);
+const _: () = assert!(Q5_0_BYTES == 22 && Q5_1_BYTES == 24 && Q8_0_BYTES == 34);
+
+pub(super) fn q4_0(block: &[u8], out: &mut [f32]) {
+    let d = half_at(block, 0);
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = f32::from(nibble(&block[2..], i) as i8 - 8) * d;
+    }
+}
+
+pub(super) fn q4_1(block: &[u8], out: &mut [f32]) {
+    let (d, m) = (half_at(block, 0), half_at(block, 2));
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = f32::from(nibble(&block[4..], i)) * d + m;
+    }
+}
+
+pub(super) fn q5_0(block: &[u8], out: &mut [f32]) {
+    let d = half_at(block, 0);
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = f32::from(five_bits(&block[2..], i) as i8 - 16) * d;
+    }
+}
+
+pub(super) fn q5_1(block: &[u8], out: &mut [f32]) {
+    let (d, m) = (half_at(block, 0), half_at(block, 2));
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = f32::from(five_bits(&block[4..], i)) * d + m;
+    }
+}
+
+pub(super) fn q8_0(block: &[u8], out: &mut [f32]) {
+    let d = half_at(block, 0);
+    for (out, &q) in out.iter_mut().zip(&block[2..]) {
+        *out = f32::from(q as i8) * d;
+    }
+}
+
+/// The stored code, without a sign, of element `i`; 0 for types that are not of this file.
+pub(super) fn code(block_type: BlockType, block: &[u8], i: usize) -> u8 {
+    match block_type {
+        BlockType::Q4_0 => nibble(&block[2..], i),
+        BlockType::Q4_1 => nibble(&block[4..], i),
+        BlockType::Q5_0 => five_bits(&block[2..], i),
+        BlockType::Q5_1 => five_bits(&block[4..], i),
+        BlockType::Q8_0 => block[2 + i] ^ 128,
+        _ => 0,
+    }
+}
+
+/// Element `i` of 32 five-bit ones: four bytes of fifth bits, then the nibbles.
+fn five_bits(quants: &[u8], i: usize) -> u8 {
+    let fifth = quants[i / 8] >> (i % 8) & 1;
+    nibble(&quants[4..], i) | fifth << 4
+}
