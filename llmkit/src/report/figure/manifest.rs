@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use chrono::{SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -29,6 +29,7 @@ pub(super) struct Entry {
     pub notes: Vec<String>,
     pub machine: Machine,
     pub git: Option<Git>,
+    /// UTC, to the second: `2026-11-23T01:01:01Z`.
     pub date: String,
 }
 
@@ -74,7 +75,7 @@ impl Entry {
                 threads: std::thread::available_parallelism().map_or(1, usize::from),
             },
             git: git_state(&session::root()),
-            date: utc_now(),
+            date: Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true),
         }
     }
 
@@ -198,47 +199,9 @@ fn git_state(root: &Path) -> Option<Git> {
     })
 }
 
-/// Now, in UTC, to the second.
-fn utc_now() -> String {
-    let seconds = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    utc(seconds)
-}
-
-/// Seconds since 1970 as a date (the Gregorian calendar counted in 400-year cycles from 1 March of year 0).
-fn utc(seconds: u64) -> String {
-    let (days, time) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        time / 3600,
-        time / 60 % 60,
-        time % 60
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dates() {
-        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
-        assert_eq!(utc(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(utc(1_795_392_000 + 3661), "2026-11-23T01:01:01Z");
-    }
 
     #[test]
     fn notebooks_are_named_portably() {
