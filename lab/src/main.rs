@@ -5,8 +5,10 @@ mod cargo;
 mod clean;
 mod client;
 mod doctor;
+mod eval;
 mod export;
 mod kernelspec;
+mod ledger;
 mod new;
 mod notebook;
 mod open;
@@ -62,6 +64,10 @@ enum Action {
     New(new::NewArgs),
     /// Measure how long a notebook's user waits
     Bench(bench::BenchArgs),
+    /// Perplexity of a model on a text, and its divergence from a baseline
+    Eval(eval::EvalArgs),
+    /// List the recorded claims; --check measures the stale ones again
+    Ledger(ledger::LedgerArgs),
 }
 
 fn main() -> ExitCode {
@@ -89,5 +95,7 @@ fn dispatch(cli: Cli) -> Result<bool> {
         Some(Action::Export(args)) => export::command(&place, &args),
         Some(Action::New(args)) => new::command(&place, &args),
         Some(Action::Bench(args)) => bench::command(&place, &args),
+        Some(Action::Eval(args)) => eval::command(&place, &args),
+        Some(Action::Ledger(args)) => ledger::command(&place, &args),
     }
 }

@@ -103,7 +103,7 @@ pub fn run_all(place: &Place, args: &RunArgs) -> Result<Vec<Outcome>> {
         .collect();
     if !executed.is_empty() {
         export_html(place, &executed)?;
-        println!("executed copies and HTML: {}", out.display());
+        eprintln!("executed copies and HTML: {}", out.display());
     }
     Ok(outcomes)
 }

@@ -11,12 +11,16 @@
 //! | the claim is [`ScaleEmergent`](Kind::ScaleEmergent) | [`ScaleLimited`](Verdict::ScaleLimited) |
 //! | the interval reaches into A | [`Unresolved`](Verdict::Unresolved): measure more |
 //! | otherwise | [`Refuted`](Verdict::Refuted) |
+//!
+//! `Unresolved` is ours beside the usual four: a wide interval that covers both "as claimed" and "nothing" is no refutation.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use super::stats::Interval;
+use crate::{Error, Result};
 
 /// What kind of statement a claim is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -73,6 +77,12 @@ pub enum Expected {
 }
 
 impl Expected {
+    /// Whether all values of `measured` agree.
+    pub fn holds_for(self, measured: Interval) -> bool {
+        let (low, high) = self.ends();
+        low <= measured.low && measured.high <= high
+    }
+
     /// The ends of the set of values that agree.
     fn ends(self) -> (f64, f64) {
         match self {
@@ -94,6 +104,33 @@ impl fmt::Display for Expected {
             Expected::AtLeast(least) => write!(f, "≥ {least}"),
             Expected::AtMost(most) => write!(f, "≤ {most}"),
         }
+    }
+}
+
+impl FromStr for Expected {
+    type Err = Error;
+
+    /// Reads what [`Display`](fmt::Display) writes.
+    fn from_str(text: &str) -> Result<Expected> {
+        let wrong = || Error::argument("expected", "≥ x, ≤ x, = x or x ± y", text);
+        let number = |text: &str| {
+            let number = text.trim().parse::<f64>().map_err(|_| wrong())?;
+            number.is_finite().then_some(number).ok_or_else(wrong)
+        };
+        if let Some(least) = text.strip_prefix('≥') {
+            return Ok(Expected::AtLeast(number(least)?));
+        }
+        if let Some(most) = text.strip_prefix('≤') {
+            return Ok(Expected::AtMost(number(most)?));
+        }
+        let (value, tolerance) = match text.strip_prefix('=') {
+            Some(value) => (value, "0"),
+            None => text.split_once('±').ok_or_else(wrong)?,
+        };
+        Ok(Expected::Near {
+            value: number(value)?,
+            tolerance: number(tolerance)?,
+        })
     }
 }
 
@@ -189,7 +226,7 @@ impl Claim {
         } else {
             to < self.no_effect
         };
-        if low <= from && to <= high {
+        if self.expected.holds_for(measured) {
             Verdict::Reproduced
         } else if self.kind == Kind::Exact {
             Verdict::Refuted
@@ -273,6 +310,37 @@ mod tests {
                 verdict,
                 "{expected}, {kind:?}, [{low}, {high}]"
             );
+        }
+    }
+
+    #[test]
+    fn expectations_are_read_back() {
+        for expected in [
+            Expected::AtLeast(0.1 + 0.2),
+            Expected::AtMost(-1e-9),
+            Expected::Near {
+                value: 6.02,
+                tolerance: 0.12,
+            },
+            Expected::Near {
+                value: 64.0,
+                tolerance: 0.0,
+            },
+        ] {
+            assert_eq!(expected.to_string().parse::<Expected>().unwrap(), expected);
+        }
+        for odd in [
+            "",
+            "6",
+            "≥",
+            "≥ NaN",
+            "≤ inf",
+            "6 ± ",
+            "± 1",
+            "= x",
+            "≥ 1 ± 2",
+        ] {
+            assert!(odd.parse::<Expected>().is_err(), "{odd}");
         }
     }
 

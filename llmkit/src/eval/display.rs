@@ -1,6 +1,6 @@
 //! How verdicts look: a row as a small table, an estimate as a line.
 
-use super::ledger::Row;
+use super::row::Row;
 #[cfg(feature = "notebook")]
 use crate::report::{Content, Show};
 

@@ -4,16 +4,10 @@
 //! lock, so that several kernels may record at once and a killed one leaves the old file. A row replaces the row of
 //! the same stem and claim.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-
-use super::claim::{Claim, Expected, Kind, Verdict};
-use super::origin;
-use super::stats::Interval;
+use super::row::Row;
 use crate::{Error, Result, session};
 
 /// MIME type under which a live kernel receives a recorded claim; one JSON object, see [`Row`].
@@ -24,119 +18,6 @@ const COLUMNS: [&str; 16] = [
     "stem", "claim", "paper", "where", "kind", "expected", "value", "low", "high", "unit",
     "verdict", "config", "commit", "machine", "date", "notebook",
 ];
-
-/// One measured claim.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Row {
-    /// What it belongs to.
-    pub stem: String,
-    /// The statement.
-    pub claim: String,
-    /// Key of the paper in `resources/llmkit.bib`.
-    pub paper: String,
-    /// Where in the paper.
-    #[serde(rename = "where")]
-    pub where_: String,
-    /// What kind of statement it is.
-    pub kind: Kind,
-    /// The values that agree with it: `6.02 ± 0.12`.
-    pub expected: String,
-    /// The measured value.
-    pub value: f64,
-    /// Lower end of its 95 % interval.
-    pub low: f64,
-    /// Upper end of its 95 % interval.
-    pub high: f64,
-    /// Unit of the value.
-    pub unit: String,
-    /// What follows.
-    pub verdict: Verdict,
-    /// First 12 digits of the sha256 of the claim and the session's parameters.
-    pub config: String,
-    /// Commit of the code, `-dirty` if changed since.
-    pub commit: String,
-    /// Processor, threads, system.
-    pub machine: String,
-    /// Day in UTC.
-    pub date: String,
-    /// Notebook, as the front end names it.
-    pub notebook: String,
-}
-
-impl Claim {
-    /// Judges a measured `value` and its 95 % `interval`, records the row in the session's ledger and returns it; as
-    /// a cell's last expression it is shown as a table.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] for an incomplete claim (stem, text, source or unit missing), numbers that are not finite,
-    /// or a value outside its interval; [`Error::Io`] and [`Error::Format`] if the ledger cannot be read or written.
-    pub fn measure(&self, value: f64, interval: Interval) -> Result<Row> {
-        let row = self.row(value, interval)?;
-        Ledger::of_session().record(&row)?;
-        Ok(row)
-    }
-
-    /// The row that [`Claim::measure`] records.
-    fn row(&self, value: f64, interval: Interval) -> Result<Row> {
-        for (field, text) in [
-            ("stem", &self.stem),
-            ("text", &self.text),
-            ("source", &self.paper),
-            ("unit", &self.unit),
-        ] {
-            if text.trim().is_empty() {
-                let name = format!("{field} of the claim {:?}", self.text);
-                return Err(Error::argument(name, "some text", "nothing"));
-            }
-        }
-        let expected = match self.expected {
-            Expected::Near { value, tolerance } => [value, tolerance],
-            Expected::AtLeast(end) | Expected::AtMost(end) => [end, 0.0],
-        };
-        if expected.iter().any(|x| !x.is_finite()) || expected[1] < 0.0 {
-            return Err(Error::argument("expected", "finite numbers", self.expected));
-        }
-        let interval = Interval::new(interval.low, interval.high)?;
-        if !interval.contains(value) {
-            return Err(Error::argument(
-                "value",
-                format!("within {interval}"),
-                value,
-            ));
-        }
-        let session = session::current();
-        Ok(Row {
-            stem: self.stem.clone(),
-            claim: self.text.clone(),
-            paper: self.paper.clone(),
-            where_: self.where_.clone(),
-            kind: self.kind,
-            expected: self.expected.to_string(),
-            value,
-            low: interval.low,
-            high: interval.high,
-            unit: self.unit.clone(),
-            verdict: self.judge(interval),
-            config: config_hash(self, &session.params)?,
-            commit: origin::commit(&session::root()),
-            machine: origin::machine(),
-            date: origin::today(),
-            notebook: session.notebook.clone().unwrap_or_default(),
-        })
-    }
-}
-
-fn config_hash(claim: &Claim, params: &impl Serialize) -> Result<String> {
-    let json = serde_json::to_vec(&(claim, params)).map_err(|source| Error::Json {
-        context: format!("claim {:?}", claim.text),
-        source,
-    })?;
-    let digest = Sha256::digest(&json);
-    Ok(digest[..6].iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    }))
-}
 
 /// A ledger file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,10 +51,15 @@ impl Ledger {
         if !bytes.is_empty() && head != COLUMNS.as_slice() {
             return Err(self.malformed(&format!("columns {head:?}")));
         }
-        reader
+        let rows = reader
             .deserialize()
             .collect::<Result<Vec<Row>, csv::Error>>()
-            .map_err(|error| self.malformed(&error))
+            .map_err(|error| self.malformed(&error))?;
+        for (at, row) in rows.iter().enumerate() {
+            row.check()
+                .map_err(|error| self.malformed(&format!("row {}: {error}", at + 1)))?;
+        }
+        Ok(rows)
     }
 
     /// Writes `row`, replacing the row of the same stem and claim and keeping all others.
@@ -235,24 +121,9 @@ fn readable_by_all(file: &File) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Verdict;
+    use super::super::row::tests::row;
     use super::*;
-
-    fn claim(stem: &str, text: &str) -> Claim {
-        Claim::new(stem, text)
-            .source("bennett1948", "eq. 1.6")
-            .expect(
-                Expected::Near {
-                    value: 6.02,
-                    tolerance: 0.1,
-                },
-                "dB",
-            )
-    }
-
-    fn row(stem: &str, text: &str, value: f64) -> Row {
-        let interval = Interval::new(value - 0.01, value + 0.01).unwrap();
-        claim(stem, text).row(value, interval).unwrap()
-    }
 
     #[test]
     fn rows_survive_the_file_and_replace_their_own_kind_only() -> Result<()> {
@@ -328,40 +199,38 @@ mod tests {
     }
 
     #[test]
-    fn incomplete_claims_and_impossible_numbers_are_refused() {
-        let six = Interval::exact(6.0);
-        let refuses = |claim: Claim, value: f64, interval: Interval, says: &str| {
-            let error = claim.row(value, interval).unwrap_err().to_string();
-            assert!(error.contains(says), "{error}");
-        };
-        refuses(claim("", "x"), 6.0, six, "stem");
-        refuses(claim("a/b", "x").source("", ""), 6.0, six, "source");
-        refuses(Claim::new("a/b", "x").source("p", ""), 6.0, six, "unit");
-        refuses(claim("a/b", "x"), 7.0, six, "within");
-        refuses(claim("a/b", "x"), f64::NAN, six, "within");
-        refuses(
-            claim("a/b", "x"),
-            6.0,
-            Interval {
-                low: 7.0,
-                high: 5.0,
-            },
-            "low ≤ high",
-        );
-        refuses(
-            claim("a/b", "x").expect(Expected::AtMost(f64::NAN), "dB"),
-            6.0,
-            six,
-            "finite",
-        );
-    }
-
-    #[test]
-    fn the_configuration_is_part_of_the_record() -> Result<()> {
-        let base = config_hash(&claim("a/b", "x"), &[("bits", 4)])?;
-        assert_eq!(base, config_hash(&claim("a/b", "x"), &[("bits", 4)])?);
-        assert_ne!(base, config_hash(&claim("a/b", "x"), &[("bits", 3)])?);
-        assert_ne!(base, config_hash(&claim("a/b", "y"), &[("bits", 4)])?);
-        Ok(())
+    fn rows_that_nobody_measured_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ledger.csv");
+        let good = row("a/b", "c", 6.0);
+        Ledger::at(&path).record(&good).unwrap();
+        let sound = fs::read_to_string(&path).unwrap();
+        for (from, to, says) in [
+            (",6.0,", ",NaN,", "row 1"),
+            (",6.01,", ",inf,", "row 1"),
+            (",6.0,", ",7.5,", "within"),
+            (",6.01,", ",6.01e400,", "row 1"),
+            ("6.02 ± 0.1", "soon", "expected"),
+            ("Reproduced", "Refuted", "verdict"),
+            ("Reproduced", "Excellent", "ledger.csv"),
+            ("Distributional", "Hopeful", "ledger.csv"),
+        ] {
+            assert!(sound.contains(from), "{from} in {sound}");
+            fs::write(&path, sound.replacen(from, to, 1)).unwrap();
+            let error = Ledger::at(&path).rows().unwrap_err().to_string();
+            assert!(error.contains(says), "{to}: {error}");
+        }
+        // Bytes that are no text, and a field of a megabyte, which is only a long claim.
+        let mut bytes = sound.clone().into_bytes();
+        let at = sound.find("a/b").unwrap();
+        bytes[at] = 0xff;
+        fs::write(&path, &bytes).unwrap();
+        assert!(Ledger::at(&path).rows().is_err());
+        fs::write(
+            &path,
+            sound.replacen(",c,", &format!(",{},", "x".repeat(1 << 20)), 1),
+        )
+        .unwrap();
+        assert_eq!(Ledger::at(&path).rows().unwrap()[0].claim.len(), 1 << 20);
     }
 }

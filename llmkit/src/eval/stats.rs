@@ -82,7 +82,7 @@ impl fmt::Display for Estimate {
 
 /// The mean of `samples` with its 95 % bootstrap interval; the same `seed` gives the same interval.
 ///
-/// Observations must be independent of each other: rows, chunks, prompts — not tokens of one text.
+/// Observations must be independent of each other: rows, chunks, prompts — not tokens of one text (for these: [`ratio`]).
 ///
 /// ```
 /// let estimate = llmkit::eval::stats::mean(&[1.0, 2.0, 3.0, 4.0], 0)?;
@@ -96,24 +96,110 @@ impl fmt::Display for Estimate {
 /// [`Error::Interrupted`] if the user pressed stop.
 pub fn mean(samples: &[f64], seed: u64) -> Result<Estimate> {
     check(samples)?;
-    let mut means = (0..RESAMPLES)
+    let value = samples.iter().sum::<f64>() / samples.len() as f64;
+    bootstrap(samples.len(), seed, value, |draw| {
+        let sum: f64 = (0..samples.len()).map(|_| samples[draw()]).sum();
+        sum / samples.len() as f64
+    })
+}
+
+/// Σ `sums` / Σ `counts`, the mean over all members of groups, with its 95 % bootstrap interval. Groups — the chunks of a text — are
+/// redrawn as wholes, because their members, the tokens, depend on each other.
+///
+/// ```
+/// // Two nats over four tokens, and three over two.
+/// let estimate = llmkit::eval::stats::ratio(&[2.0, 3.0], &[4, 2], 0)?;
+/// assert!((estimate.value - 5.0 / 6.0).abs() < 1e-12);
+/// # Ok::<(), llmkit::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Shape`] if the two differ in length; [`Error::Argument`] for fewer than two groups, a sum that is not finite or an
+/// empty group; [`Error::Interrupted`].
+pub fn ratio(sums: &[f64], counts: &[usize], seed: u64) -> Result<Estimate> {
+    same_length("ratio", sums.len(), counts.len())?;
+    check(sums)?;
+    if let Some(at) = counts.iter().position(|&it| it == 0) {
+        return Err(Error::argument(
+            format!("counts[{at}]"),
+            "a group with members",
+            0,
+        ));
+    }
+    let value = sums.iter().sum::<f64>() / counts.iter().sum::<usize>() as f64;
+    bootstrap(sums.len(), seed, value, |draw| {
+        let (mut sum, mut count) = (0.0, 0);
+        for _ in 0..sums.len() {
+            let group = draw();
+            sum += sums[group];
+            count += counts[group];
+        }
+        sum / count as f64
+    })
+}
+
+/// Pearson's correlation of `xs` and `ys` with its 95 % bootstrap interval; pairs are redrawn together.
+///
+/// # Errors
+/// [`Error::Shape`] if the two differ in length; [`Error::Argument`] for fewer than three pairs, a value that is not finite, or xs or
+/// ys that are all the same; [`Error::Interrupted`].
+pub fn correlation(xs: &[f64], ys: &[f64], seed: u64) -> Result<Estimate> {
+    same_length("correlation", xs.len(), ys.len())?;
+    check(xs)?;
+    check(ys)?;
+    let of = |draw: &mut dyn FnMut() -> usize| {
+        let drawn: Vec<usize> = (0..xs.len()).map(|_| draw()).collect();
+        let n = drawn.len() as f64;
+        let mean = |of: &[f64]| drawn.iter().map(|&i| of[i]).sum::<f64>() / n;
+        let (x_mean, y_mean) = (mean(xs), mean(ys));
+        let sum = |term: &dyn Fn(usize) -> f64| drawn.iter().map(|&i| term(i)).sum::<f64>();
+        let xy = sum(&|i| (xs[i] - x_mean) * (ys[i] - y_mean));
+        let xx = sum(&|i| (xs[i] - x_mean).powi(2));
+        let yy = sum(&|i| (ys[i] - y_mean).powi(2));
+        xy / (xx * yy).sqrt()
+    };
+    let mut next = 0..xs.len();
+    let value = of(&mut || next.next().unwrap_or(0));
+    if xs.len() < 3 || !value.is_finite() {
+        let expected = "three pairs or more that are not all the same";
+        return Err(Error::argument("pairs", expected, xs.len()));
+    }
+    // A redrawn sample of one pair again and again says nothing of how the two go together.
+    bootstrap(xs.len(), seed, value, |draw| {
+        let redone = of(draw);
+        if redone.is_finite() { redone } else { 0.0 }
+    })
+}
+
+/// Sums of consecutive groups of `values`, of the given sizes: what [`ratio`] takes.
+pub fn sums_by(values: impl IntoIterator<Item = f64>, sizes: &[usize]) -> Vec<f64> {
+    let mut values = values.into_iter();
+    let sum = |&size: &usize| values.by_ref().take(size).sum();
+    sizes.iter().map(sum).collect()
+}
+
+/// `value` with the middle 95 % of what `redo` makes of redrawn samples; it calls its argument for the index of each observation.
+fn bootstrap(
+    samples: usize,
+    seed: u64,
+    value: f64,
+    redo: impl Fn(&mut dyn FnMut() -> usize) -> f64 + Sync,
+) -> Result<Estimate> {
+    let mut redone = (0..RESAMPLES)
         .into_par_iter()
         .map(|resample| {
             interrupt::check("bootstrap")?;
             // One stream a resample: the result does not depend on the number of threads.
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             rng.set_stream(resample);
-            let sum: f64 = (0..samples.len())
-                .map(|_| samples[rng.random_range(0..samples.len())])
-                .sum();
-            Ok(sum / samples.len() as f64)
+            Ok(redo(&mut || rng.random_range(0..samples)))
         })
         .collect::<Result<Vec<f64>>>()?;
-    means.sort_by(f64::total_cmp);
+    redone.sort_by(f64::total_cmp);
     Ok(Estimate {
-        value: samples.iter().sum::<f64>() / samples.len() as f64,
-        interval: Interval::new(quantile(&means, 0.025), quantile(&means, 0.975))?,
-        samples: samples.len(),
+        value,
+        interval: Interval::new(quantile(&redone, 0.025), quantile(&redone, 0.975))?,
+        samples,
     })
 }
 
@@ -123,13 +209,7 @@ pub fn mean(samples: &[f64], seed: u64) -> Result<Estimate> {
 /// [`Error::Shape`] if the two differ in length, [`Error::Argument`] for fewer than two points, a value that is not
 /// finite, or xs that are all the same.
 pub fn slope(xs: &[f64], ys: &[f64]) -> Result<f64> {
-    if xs.len() != ys.len() {
-        return Err(Error::Shape {
-            operation: "slope".into(),
-            expected: format!("[{}]", xs.len()),
-            got: format!("[{}]", ys.len()),
-        });
-    }
+    same_length("slope", xs.len(), ys.len())?;
     check(xs)?;
     check(ys)?;
     let n = xs.len() as f64;
@@ -147,6 +227,17 @@ pub fn slope(xs: &[f64], ys: &[f64]) -> Result<f64> {
         ));
     }
     Ok(xy / xx)
+}
+
+fn same_length(operation: &str, expected: usize, got: usize) -> Result<()> {
+    if expected == got {
+        return Ok(());
+    }
+    Err(Error::Shape {
+        operation: operation.into(),
+        expected: format!("[{expected}]"),
+        got: format!("[{got}]"),
+    })
 }
 
 fn check(samples: &[f64]) -> Result<()> {
@@ -208,6 +299,38 @@ mod tests {
         assert!(slope(&[1.0, 2.0], &[0.0]).is_err());
         assert!(slope(&[1.0, f64::NAN], &[0.0, 0.0]).is_err());
         assert!(Interval::new(2.0, 1.0).is_err() && Interval::new(f64::NAN, 1.0).is_err());
+    }
+
+    #[test]
+    fn groups_of_one_are_the_mean_and_large_groups_count_for_more() -> Result<()> {
+        let sample = [0.3, 1.7, 2.2, 9.1, -4.0];
+        assert_eq!(ratio(&sample, &[1; 5], 3)?, mean(&sample, 3)?);
+        let values = [1.0, 2.0, 3.0, 10.0, 20.0, 5.0];
+        assert_eq!(sums_by(values, &[3, 1, 2]), [6.0, 10.0, 25.0]);
+        assert_eq!(ratio(&[6.0, 10.0, 25.0], &[3, 1, 2], 0)?.value, 41.0 / 6.0);
+        // A mean that is the same in all groups has no width, whatever their sizes.
+        assert_eq!(
+            ratio(&[6.0, 2.0], &[3, 1], 0)?.interval,
+            Interval::exact(2.0)
+        );
+        assert!(ratio(&[1.0, 2.0], &[1], 0).is_err() && ratio(&[1.0, 2.0], &[0, 1], 0).is_err());
+        assert!(ratio(&[1.0], &[4], 0).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn correlations_are_known_ones() -> Result<()> {
+        let xs: Vec<f64> = (0..40).map(f64::from).collect();
+        let line: Vec<f64> = xs.iter().map(|x| 3.0 - 2.0 * x).collect();
+        let perfect = correlation(&xs, &line, 0)?;
+        assert!((perfect.value + 1.0).abs() < 1e-12 && perfect.interval.high < -0.999);
+        // Even and odd in turn: next to nothing in common with the order.
+        let turns: Vec<f64> = (0..40).map(|i| f64::from(i % 2)).collect();
+        let none = correlation(&xs, &turns, 0)?;
+        assert!(none.value.abs() < 0.05 && none.interval.contains(0.0));
+        assert!(correlation(&xs, &[1.0; 40], 0).is_err() && correlation(&xs, &xs[1..], 0).is_err());
+        assert!(correlation(&[0.0, 1.0], &[0.0, 1.0], 0).is_err());
+        Ok(())
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! | [`attention`] | softmax(q·kᵀ)·v over blocks of keys and values |
 //! | [`activation`] | RMSNorm, SwiGLU, softmax: what is done to each element |
 //! | [`rope`] | rotary positions |
+//! | [`likelihood`], [`divergence`] | what rows of logits say |
 //! | [`panel`] | how matrices are laid out |
 //! | `amx` | bf16 products on matrix units |
 //! | [`isa`], [`team`] | which instructions, which threads |
@@ -24,6 +25,7 @@ pub mod activation;
 pub mod amx;
 pub mod attention;
 pub mod dense;
+pub mod divergence;
 pub mod integer;
 pub mod isa;
 pub mod likelihood;

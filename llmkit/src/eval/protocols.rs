@@ -20,8 +20,8 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// llama.cpp, `tools/perplexity/perplexity.cpp`: positions ctx/2 … ctx − 2 of a window predict tokens ctx/2 + 1 … ctx − 1, so
-    /// that every scored token has at least ctx/2 before it. The first token of a window is replaced by the
-    /// beginning-of-sequence token for models that want one. Needs two windows of text.
+    /// that every scored token has at least ctx/2 before it. For models that want a beginning-of-sequence token it is put before the
+    /// text, and then replaces the first token of each window. Needs two windows of text.
     ///
     /// Where we differ: markup such as `<|im_start|>` in the text becomes a special token; a final line end, which
     /// llama.cpp drops, is kept (it is in no whole window but the last).
@@ -104,7 +104,9 @@ impl Protocol {
             Protocol::LlamaCpp { ctx } if ctx < 4 => {
                 Err(Error::argument("ctx", "at least 4 tokens", ctx))
             }
-            Protocol::LlamaCpp { ctx } if tokens < 2 * ctx => short(2 * ctx),
+            Protocol::LlamaCpp { ctx } if tokens < ctx.saturating_mul(2) => {
+                short(ctx.saturating_mul(2))
+            }
             Protocol::LlamaCpp { ctx } => side_by_side(ctx, ctx / 2 + 1, Start::Replaced),
             Protocol::Gptq { ctx } if ctx < 2 => {
                 Err(Error::argument("ctx", "at least 2 tokens", ctx))
@@ -124,12 +126,16 @@ impl Protocol {
                 let mut windows = Vec::new();
                 let mut done = 1;
                 for start in (0..tokens).step_by(stride) {
-                    let end = tokens.min(start + ctx);
-                    windows.push(Window {
-                        tokens: start..end,
-                        scored: done.max(start + 1)..end,
-                        start: Start::Plain,
-                    });
+                    let end = tokens.min(start.saturating_add(ctx));
+                    let scored = done.max(start + 1)..end;
+                    // A last token alone in its window has nothing before it.
+                    if !scored.is_empty() {
+                        windows.push(Window {
+                            tokens: start..end,
+                            scored,
+                            start: Start::Plain,
+                        });
+                    }
                     done = end;
                     if end == tokens {
                         break;
@@ -142,14 +148,16 @@ impl Protocol {
             }
             Protocol::WordLevel { .. } if tokens < 1 => short(1),
             Protocol::WordLevel { ctx } => {
-                let window = |start: usize| Window {
-                    tokens: start.saturating_sub(1)..tokens.min(start + ctx),
-                    scored: start..tokens.min(start + ctx),
-                    start: if start == 0 {
-                        Start::Prefixed
-                    } else {
-                        Start::Plain
-                    },
+                let window = |start: usize| {
+                    let end = tokens.min(start.saturating_add(ctx));
+                    Window {
+                        tokens: start.saturating_sub(1)..end,
+                        scored: start..end,
+                        start: match start {
+                            0 => Start::Prefixed,
+                            _ => Start::Plain,
+                        },
+                    }
                 };
                 Ok((0..tokens).step_by(ctx).map(window).collect())
             }
@@ -168,7 +176,7 @@ impl Protocol {
     pub fn bos_rule(self) -> &'static str {
         match self {
             Protocol::LlamaCpp { .. } => {
-                "BOS in place of a window's first token, if the model has one"
+                "BOS before the text and in place of each window's first token, if the model wants one"
             }
             Protocol::Gptq { .. } | Protocol::Strided { .. } => "no BOS",
             Protocol::WordLevel { .. } => "BOS (or else end-of-text) before the text",
@@ -248,6 +256,8 @@ mod tests {
             for tokens in 2..40 {
                 let expected: Vec<usize> = (1..tokens).collect();
                 let mut got = scored(Protocol::Strided { ctx: 6, stride }, tokens);
+                let windows = Protocol::Strided { ctx: 6, stride }.windows(tokens);
+                assert!(windows.unwrap().iter().all(|it| !it.scored.is_empty()));
                 // Windows side by side cannot score their own first tokens.
                 let lost = if stride == 6 { (tokens - 1) / 6 } else { 0 };
                 assert_eq!(got.len(), expected.len() - lost, "{stride} {tokens}");
@@ -279,6 +289,18 @@ mod tests {
         );
         assert!(Protocol::Strided { ctx: 8, stride: 4 }.windows(1).is_err());
         assert!(Protocol::WordLevel { ctx: 8 }.windows(0).is_err());
+        // Sizes without measure are long windows, not overflows.
+        let most = usize::MAX;
+        assert!(Protocol::LlamaCpp { ctx: most }.windows(100).is_err());
+        assert!(Protocol::Gptq { ctx: most }.windows(100).is_err());
+        for stride in [1, most] {
+            let windows = Protocol::Strided { ctx: most, stride }
+                .windows(100)
+                .unwrap();
+            assert_eq!((windows.len(), windows[0].scored.clone()), (1, 1..100));
+        }
+        let windows = Protocol::WordLevel { ctx: most }.windows(100).unwrap();
+        assert_eq!(windows[0].scored, 0..100);
     }
 
     #[test]
@@ -298,7 +320,15 @@ mod tests {
             "word".parse::<Protocol>().unwrap(),
             Protocol::WordLevel { ctx: 2048 }
         );
-        for odd in ["", "llamacpp", "llamacpp:x", "gptq", "strided:5", "words"] {
+        for odd in [
+            "",
+            "llamacpp",
+            "llamacpp:x",
+            "gptq",
+            "strided:5",
+            "words",
+            "llamacpp:99999999999999999999",
+        ] {
             assert!(odd.parse::<Protocol>().is_err(), "{odd}");
         }
     }
