@@ -88,9 +88,13 @@ pub fn worst_over_bound(weights: &Matrix, method: &dyn Method, format: &dyn Form
     let blocks = format.granularity().blocks(weights.rows(), weights.cols());
     let mut worst = 0f64;
     for (block, grid) in blocks.zip(quantized.grids()) {
-        let error = error::max_abs(&weights.data()[block.clone()], &decoded.data()[block])?;
+        let error = error::max_abs(
+            &weights.data()[block.clone()],
+            &decoded.data()[block.clone()],
+        )?;
         if error > 0.0 {
-            worst = worst.max(error / format.max_error(&grid));
+            let bound = format.max_error(&grid, &weights.data()[block]);
+            worst = worst.max(error / bound);
         }
     }
     Ok(worst)
