@@ -8,17 +8,22 @@
 //! | [`nf4`] | the 16 values of NormalFloat, from the normal quantiles that define them |
 //! | [`dynamic8`] | the 8-bit dynamic tree of the second level of NF4's scales |
 //! | [`ggml`] | the block types of llama.cpp, byte for byte |
+//! | [`kmeans`] | the best points for numbers on a line, exactly and by Lloyd's algorithm |
+//! | [`e8p`], [`trellis`] | points in eight dimensions, paths through a trellis: codes for runs of weights |
 //! | [`normal`] | density, distribution and quantiles of the normal law in f64 |
 
 pub mod dynamic8;
 pub mod e8m0;
+pub mod e8p;
 pub mod fp4;
 pub mod fp6;
 pub mod fp8;
 pub mod ggml;
+pub mod kmeans;
 pub mod minifloat;
 pub mod nf4;
 pub mod normal;
+pub mod trellis;
 
 pub use minifloat::{Minifloat, Overflow};
 

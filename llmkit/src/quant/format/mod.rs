@@ -42,22 +42,30 @@ pub use super::stored::{Load, Store};
 use crate::Result;
 use crate::quant::Matrix;
 
+pub mod e8p;
 pub mod ggml;
 pub mod int_affine;
 pub mod int_symmetric;
+pub mod kmeans;
 pub mod minifloat;
 pub mod mx;
 pub mod nf4;
 pub mod nvfp4;
+pub mod ternary;
+pub mod trellis;
 // cargo lab new: format modules end here
 
+pub use e8p::E8p;
 pub use ggml::Ggml;
 pub use int_affine::IntAffine;
 pub use int_symmetric::IntSymmetric;
+pub use kmeans::KMeans;
 pub use minifloat::Minifloat;
 pub use mx::Mx;
 pub use nf4::Nf4;
 pub use nvfp4::Nvfp4;
+pub use ternary::Ternary;
+pub use trellis::Trellis;
 
 /// What the weights of one block share: the format's parameters, in its own order, with exactly the values that are
 /// stored (an f16 scale is held as the f32 it decodes to).
@@ -236,6 +244,10 @@ pub struct Family {
 pub fn all() -> Vec<Family> {
     vec![
         Family {
+            name: "e8p",
+            members: e8p::members,
+        },
+        Family {
             name: "ggml",
             members: ggml::members,
         },
@@ -246,6 +258,10 @@ pub fn all() -> Vec<Family> {
         Family {
             name: "int_symmetric",
             members: int_symmetric::members,
+        },
+        Family {
+            name: "kmeans",
+            members: kmeans::members,
         },
         Family {
             name: "minifloat",
@@ -262,6 +278,14 @@ pub fn all() -> Vec<Family> {
         Family {
             name: "nvfp4",
             members: nvfp4::members,
+        },
+        Family {
+            name: "ternary",
+            members: ternary::members,
+        },
+        Family {
+            name: "trellis",
+            members: trellis::members,
         },
         // cargo lab new: format rows end here
     ]
