@@ -19,7 +19,7 @@ use crate::kernels::panel::{Panels, bf16_value};
 use crate::kernels::product::{Matrix, Product, multiply_all};
 use crate::kernels::team::Team;
 use crate::quant::format::IntSymmetric;
-use crate::quant::{Format, Granularity, Grid};
+use crate::quant::{Format, Granularity, Grid, Whole};
 use crate::{Error, Result};
 
 /// Which instructions and which threads: how a forward pass runs. The result depends on the first in its last bits, never on the second.
@@ -238,8 +238,7 @@ impl Integer {
                 let blocks = row.chunks(group).zip(codes.chunks_mut(group));
                 blocks
                     .map(|(block, codes)| {
-                        let grid: Grid = format.fit(block)?;
-                        format.encode_block(&grid, block, codes);
+                        let grid: Grid = format.encode(&Whole::default(), 0, block, codes)?;
                         Ok(f16::from_f32(grid.0[0]))
                     })
                     .collect::<Result<_>>()

@@ -25,6 +25,8 @@
 //! ```
 
 mod bits;
+#[cfg(test)]
+mod contract;
 #[cfg(feature = "notebook")]
 mod display;
 pub mod error;
@@ -37,10 +39,11 @@ mod quantized;
 #[cfg(test)]
 mod samples;
 mod step;
+mod stored;
 mod sweep;
 
 pub use bits::{BitReader, BitWriter};
-pub use format::{Format, Granularity, Grid};
+pub use format::{Format, Granularity, Grid, Whole};
 pub use matrix::Matrix;
 pub use method::Method;
 pub use quantized::Quantized;

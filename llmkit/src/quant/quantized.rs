@@ -3,8 +3,8 @@
 use candle_core::Tensor;
 use std::fmt;
 
-use super::format::AnyFormat;
-use super::{BitReader, BitWriter, Format, Grid, Matrix, error};
+use super::format::{AnyFormat, Load, Store, Whole};
+use super::{BitReader, Format, Grid, Matrix, error};
 use crate::{Error, Result};
 
 /// A weight matrix `[N, K]` as it would lie in a file or in memory: nothing is kept but the packed bytes.
@@ -19,64 +19,84 @@ pub struct Quantized {
 
 impl Quantized {
     /// Packs `codes` (one a weight, row-major) and `grids` (one a block, in the order of
-    /// [`Granularity::blocks`](super::Granularity::blocks)).
+    /// [`Granularity::blocks`](super::Granularity::blocks)) that share `whole`.
     ///
     /// # Errors
     /// [`Error::Shape`] if there are not exactly `rows * cols` codes and one grid a block; [`Error::Argument`] if a
-    /// code does not fit in [`Format::code_bits`].
+    /// code is not one of the format's, or the format refuses the shape ([`Format::check`]).
     pub fn pack(
         format: &dyn Format,
         rows: usize,
         cols: usize,
+        whole: &Whole,
         codes: &[u8],
         grids: &[Grid],
     ) -> Result<Quantized> {
-        let blocks = format.granularity().blocks(rows, cols).len();
-        if rows.checked_mul(cols) != Some(codes.len()) || grids.len() != blocks {
+        format.check(rows, cols)?;
+        let blocks = format.granularity().blocks(rows, cols);
+        if rows.checked_mul(cols) != Some(codes.len()) || grids.len() != blocks.len() {
             return Err(Error::Shape {
                 operation: format!("pack {}", format.name()),
-                expected: format!("[{rows}, {cols}] codes in {blocks} blocks"),
+                expected: format!("[{rows}, {cols}] codes in {} blocks", blocks.len()),
                 got: format!("{} codes, {} grids", codes.len(), grids.len()),
             });
         }
         let bits = format.code_bits();
-        let mut packed = BitWriter::with_capacity(codes.len() * bits as usize);
-        for &code in codes {
-            if u32::from(code) >> bits != 0 {
-                let name = format!("code of {}", format.name());
-                return Err(Error::argument(name, format!("at most {bits} bits"), code));
-            }
-            packed.push(u32::from(code), bits);
+        if let Some(code) = codes.iter().find(|&&code| u32::from(code) >> bits != 0) {
+            let name = format!("code of {}", format.name());
+            return Err(Error::argument(name, format!("at most {bits} bits"), code));
         }
-        let mut shared = BitWriter::default();
-        for grid in grids {
-            format.store(grid, &mut shared);
+        let mut store = Store::default();
+        format.store_whole(whole, &mut store);
+        for (block, grid) in blocks.zip(grids) {
+            format.store(grid, &codes[block], &mut store);
         }
         Ok(Quantized {
             rows,
             cols,
             format: format.shared(),
-            codes: packed.finish(),
-            grids: shared.finish(),
+            codes: store.codes.finish(),
+            grids: store.grids.finish(),
         })
+    }
+
+    /// What all blocks share, the grids, one a block, and the codes, one a weight, row-major.
+    pub fn unpack(&self) -> (Whole, Vec<Grid>, Vec<u8>) {
+        let mut load = Load {
+            grids: BitReader::new(&self.grids),
+            codes: BitReader::new(&self.codes),
+        };
+        let blocks = self.format.granularity().blocks(self.rows, self.cols);
+        let whole = self.format.load_whole(blocks.len(), &mut load);
+        let mut codes = vec![0; self.rows * self.cols];
+        let grids = blocks
+            .enumerate()
+            .map(|(index, block)| {
+                self.format
+                    .load(&whole, index, &mut load, &mut codes[block])
+            })
+            .collect();
+        (whole, grids, codes)
     }
 
     /// The codes, one a weight, row-major.
     pub fn codes(&self) -> Vec<u8> {
-        let mut reader = BitReader::new(&self.codes);
-        let bits = self.format.code_bits();
-        (0..self.rows * self.cols)
-            .map(|_| reader.pull(bits) as u8)
-            .collect()
+        self.unpack().2
     }
 
     /// The grids, one a block.
     pub fn grids(&self) -> Vec<Grid> {
-        let mut reader = BitReader::new(&self.grids);
-        let blocks = self.format.granularity().blocks(self.rows, self.cols);
-        blocks
-            .map(|block| self.format.load(&mut reader, block.len()))
-            .collect()
+        self.unpack().1
+    }
+
+    /// The stored bytes of the codes; for formats that interleave codes and grids (ggml's), all there is.
+    pub fn code_bytes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    /// The stored bytes of what blocks and the whole matrix share.
+    pub fn grid_bytes(&self) -> &[u8] {
+        &self.grids
     }
 
     /// The weights these bytes stand for, `[N, K]`.
@@ -84,12 +104,12 @@ impl Quantized {
     /// # Errors
     /// [`Error::Argument`] if the bytes stand for a weight that is not finite.
     pub fn decode(&self) -> Result<Matrix> {
-        let codes = self.codes();
+        let (_, grids, codes) = self.unpack();
         let mut weights = vec![0.0; codes.len()];
         let blocks = self.format.granularity().blocks(self.rows, self.cols);
-        for (block, grid) in blocks.zip(self.grids()) {
+        for (block, grid) in blocks.zip(&grids) {
             let (codes, weights) = (&codes[block.clone()], &mut weights[block]);
-            self.format.decode_block(&grid, codes, weights);
+            self.format.values(grid, 0, codes, weights);
         }
         Matrix::new(self.rows, self.cols, weights)
     }
@@ -172,9 +192,10 @@ mod tests {
     #[test]
     fn counts_that_do_not_fit_and_codes_too_wide_are_refused() -> Result<()> {
         let format = IntSymmetric::new(3, Granularity::Group(2))?;
-        let grid = format.fit(&[1.0, 2.0])?;
+        let grid = format.fit(&Whole::default(), 0, &[1.0, 2.0])?;
         let pack = |codes: &[u8], grids: usize| {
-            Quantized::pack(&format, 1, 3, codes, &vec![grid.clone(); grids])
+            let grids = vec![grid.clone(); grids];
+            Quantized::pack(&format, 1, 3, &Whole::default(), codes, &grids)
         };
         assert!(pack(&[0, 1, 6], 2).is_ok());
         assert!(pack(&[0, 1], 2).is_err());

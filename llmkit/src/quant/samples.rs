@@ -19,6 +19,11 @@ pub(crate) fn all() -> Vec<(&'static str, Matrix)> {
     for (i, w) in one_sign.iter_mut().enumerate() {
         *w = (w.abs() + 0.5) * if i < 33 { 1.0 } else { -1.0 };
     }
+    let mut super_blocks = bell(3 * 256, 0.05);
+    super_blocks[300] = 2.5;
+    super_blocks[512..640].fill(0.0);
+    super_blocks[640..768].iter_mut().for_each(|w| *w = w.abs());
+    let constants = [[0.1; 256], [-3.3; 256]].concat();
     let halves = (-4..5).map(|i| i as f32 / 2.0).collect();
     [
         ("ordinary weights", 4, bell(4 * 64, 0.05)),
@@ -36,6 +41,11 @@ pub(crate) fn all() -> Vec<(&'static str, Matrix)> {
         ("f32 subnormals", 1, vec![1e-40, -1e-42, 3e-45]),
         ("huge but storable", 2, bell(40, 2e4)),
         ("exact halves", 1, halves),
+        ("whole super-blocks", 3, super_blocks),
+        ("a small super-block", 1, bell(256, 1e-6)),
+        ("constant super-blocks", 2, constants),
+        ("super-blocks of zeros", 1, vec![0.0; 256]),
+        ("huge super-blocks", 1, bell(256, 2e4)),
     ]
     .into_iter()
     .map(|(name, rows, data): (_, usize, Vec<f32>)| {

@@ -45,6 +45,22 @@ pub(super) fn clipped(scale: f32, steps: u32) -> f64 {
     f64::from(steps) * gap
 }
 
+/// f32 scales below this are stored as zero: what they multiply would leave f32's normal range.
+pub(super) const LEAST_F32_SCALE: f64 = 7.888_609_052_210_118e-31; // 2⁻¹⁰⁰
+
+/// The largest f32 of at most `bits` significant bits that is at most `scale` (which is not negative); zero below
+/// [`LEAST_F32_SCALE`].
+///
+/// Toward zero for the reason of [`storable`], and short so that a product with a code of 24 − `bits` significant
+/// bits is exact.
+pub(super) fn cut_f32(scale: f64, bits: u32) -> f32 {
+    if scale < LEAST_F32_SCALE {
+        return 0.0;
+    }
+    // An f64 has 53 significant bits; those below `bits` are cleared.
+    f64::from_bits(scale.to_bits() & (u64::MAX << (53 - bits))) as f32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,6 +87,12 @@ mod tests {
                 "{below} <= {step} <= {above}"
             );
         }
+        for scale in [1e-30, 0.1, 1.0 / 3.0, 7.3e35] {
+            let stored = f64::from(cut_f32(scale, 17));
+            assert!(stored <= scale && scale <= stored * (1.0 + 2f64.powi(-16)));
+            assert_eq!(f64::from((stored * 127.0) as f32), stored * 127.0, "exact");
+        }
+        assert_eq!((cut_f32(0.0, 20), cut_f32(7e-31, 20)), (0.0, 0.0));
         let error = storable(65_505.0, "int8").unwrap_err().to_string();
         assert!(error.contains("int8") && error.contains("65504"), "{error}");
         Ok(())

@@ -15,10 +15,9 @@
 //!
 //! **Where we differ.** Scales are stored in 16 bits and counted; the papers mostly keep f32 or do not count.
 
-use super::{AnyFormat, Format, Granularity, Grid};
+use super::{AnyFormat, Format, Granularity, Grid, Load, Store, Whole};
 use crate::Result;
 use crate::quant::step::{WIDTHS, check_bits, clipped, storable};
-use crate::quant::{BitReader, BitWriter};
 use half::f16;
 
 /// b-bit unsigned integers with scale and zero-point.
@@ -78,7 +77,7 @@ impl Format for IntAffine {
         self.bits
     }
 
-    fn fit(&self, block: &[f32]) -> Result<Grid> {
+    fn fit(&self, _whole: &Whole, _index: usize, block: &[f32]) -> Result<Grid> {
         let (lo, hi) = block
             .iter()
             .fold((0f32, 0f32), |(lo, hi), &w| (lo.min(w), hi.max(w)));
@@ -91,36 +90,47 @@ impl Format for IntAffine {
         Ok(Grid(vec![scale, zero as f32]))
     }
 
-    fn code(&self, grid: &Grid, _at: usize, weight: f32) -> u8 {
-        let [scale, zero] = params(grid);
-        if scale == 0.0 {
-            return zero as u8;
+    fn round(&self, grid: &Grid, _at: usize, weights: &[f32], codes: &mut [u8]) {
+        let [scale, zero] = params(grid).map(f64::from);
+        let steps = f64::from(self.steps());
+        for (&weight, code) in weights.iter().zip(codes) {
+            // In f64: the quotient of two f32 near a tie must not be rounded before it is rounded.
+            *code = match scale {
+                0.0 => zero as u8,
+                scale => ((f64::from(weight) / scale).round() + zero).clamp(0.0, steps) as u8,
+            };
         }
-        // In f64: the quotient of two f32 near a tie must not be rounded before it is rounded.
-        let code = (f64::from(weight) / f64::from(scale)).round() + f64::from(zero);
-        code.clamp(0.0, f64::from(self.steps())) as u8
     }
 
-    fn value(&self, grid: &Grid, _at: usize, code: u8) -> f32 {
+    fn values(&self, grid: &Grid, _at: usize, codes: &[u8], weights: &mut [f32]) {
         let [scale, zero] = params(grid);
-        // Exact: at most 9 bits times the 11 bits of an f16.
-        scale * (f32::from(code) - zero)
+        for (&code, weight) in codes.iter().zip(weights) {
+            // Exact: at most 9 bits times the 11 bits of an f16.
+            *weight = scale * (f32::from(code) - zero);
+        }
     }
 
-    fn max_error(&self, grid: &Grid) -> f64 {
+    fn max_error(&self, grid: &Grid, _block: &[f32]) -> f64 {
         let [scale, _] = params(grid);
         f64::from(scale) / 2.0 + clipped(scale, self.steps())
     }
 
-    fn store(&self, grid: &Grid, bits: &mut BitWriter) {
-        let [scale, zero] = params(grid);
-        bits.push(u32::from(f16::from_f32(scale).to_bits()), 16);
-        bits.push(zero as u32, self.bits);
+    fn grid_bits(&self) -> usize {
+        16 + self.bits as usize
     }
 
-    fn load(&self, bits: &mut BitReader<'_>, _len: usize) -> Grid {
-        let scale = f16::from_bits(bits.pull(16) as u16).to_f32();
-        Grid(vec![scale, bits.pull(self.bits) as f32])
+    fn store(&self, grid: &Grid, codes: &[u8], to: &mut Store) {
+        let [scale, zero] = params(grid);
+        to.grids.push(u32::from(f16::from_f32(scale).to_bits()), 16);
+        to.grids.push(zero as u32, self.bits);
+        to.put(codes, self.bits);
+    }
+
+    fn load(&self, _whole: &Whole, _index: usize, from: &mut Load<'_>, codes: &mut [u8]) -> Grid {
+        let scale = f16::from_bits(from.grids.pull(16) as u16).to_f32();
+        let zero = from.grids.pull(self.bits) as f32;
+        from.take(codes, self.bits);
+        Grid(vec![scale, zero])
     }
 
     fn shared(&self) -> AnyFormat {
@@ -166,7 +176,7 @@ mod tests {
     fn a_hand_computed_grid() -> Result<()> {
         let format = IntAffine::new(2, Granularity::Tensor)?;
         // Range −1 … 2 in three steps of 1; zero-point 1.
-        let grid = format.fit(&[-1.0, 2.0, 0.4])?;
+        let grid = format.fit(&Whole::default(), 0, &[-1.0, 2.0, 0.4])?;
         assert_eq!(grid, Grid(vec![1.0, 1.0]));
         let codes: Vec<u8> = [-1.0, 2.0, 0.4, 0.6, 9.0, -9.0]
             .iter()
@@ -180,7 +190,7 @@ mod tests {
     fn zero_is_always_a_point() -> Result<()> {
         let format = IntAffine::new(3, Granularity::Tensor)?;
         for block in [[3.0, 5.0], [-5.0, -3.0], [-0.1, 0.7], [0.0, 0.0]] {
-            let grid = format.fit(&block)?;
+            let grid = format.fit(&Whole::default(), 0, &block)?;
             assert_eq!(format.value(&grid, 0, format.code(&grid, 0, 0.0)), 0.0);
         }
         Ok(())
@@ -189,7 +199,7 @@ mod tests {
     #[test]
     fn the_stated_bound_is_the_stated_formula() -> Result<()> {
         let format = IntAffine::new(4, Granularity::Tensor)?;
-        let bound = format.max_error(&Grid(vec![0.5, 3.0]));
+        let bound = format.max_error(&Grid(vec![0.5, 3.0]), &[]);
         assert_eq!(bound, 0.25 + 15.0 * 0.5 / 1024.0);
         Ok(())
     }

@@ -12,10 +12,9 @@
 //!
 //! **Where we differ.** Scales are stored in 16 bits and counted.
 
-use super::{AnyFormat, Format, Granularity, Grid};
+use super::{AnyFormat, Format, Granularity, Grid, Load, Store, Whole};
 use crate::Result;
 use crate::quant::step::{WIDTHS, check_bits, clipped, storable};
-use crate::quant::{BitReader, BitWriter};
 use half::f16;
 
 /// b-bit signed integers with a scale.
@@ -79,38 +78,50 @@ impl Format for IntSymmetric {
         2 * self.steps() + 1
     }
 
-    fn fit(&self, block: &[f32]) -> Result<Grid> {
+    fn fit(&self, _whole: &Whole, _index: usize, block: &[f32]) -> Result<Grid> {
         let greatest = block.iter().fold(0f32, |max, w| max.max(w.abs()));
         let step = f64::from(greatest) / f64::from(self.steps());
         Ok(Grid(vec![storable(step, &self.name())?]))
     }
 
-    fn code(&self, grid: &Grid, _at: usize, weight: f32) -> u8 {
-        let (scale, steps) = (scale(grid), f64::from(self.steps()));
-        if scale == 0.0 {
-            return steps as u8;
+    fn round(&self, grid: &Grid, _at: usize, weights: &[f32], codes: &mut [u8]) {
+        let (scale, steps) = (f64::from(scale(grid)), f64::from(self.steps()));
+        for (&weight, code) in weights.iter().zip(codes) {
+            // In f64: the quotient of two f32 near a tie must not be rounded before it is rounded.
+            *code = match scale {
+                0.0 => steps as u8,
+                scale => ((f64::from(weight) / scale).round().clamp(-steps, steps) + steps) as u8,
+            };
         }
-        // In f64: the quotient of two f32 near a tie must not be rounded before it is rounded.
-        let code = (f64::from(weight) / f64::from(scale)).round();
-        (code.clamp(-steps, steps) + steps) as u8
     }
 
-    fn value(&self, grid: &Grid, _at: usize, code: u8) -> f32 {
-        // Exact: at most 8 bits times the 11 bits of an f16.
-        scale(grid) * (f32::from(code) - self.steps() as f32)
+    fn values(&self, grid: &Grid, _at: usize, codes: &[u8], weights: &mut [f32]) {
+        let (scale, steps) = (scale(grid), self.steps() as f32);
+        for (&code, weight) in codes.iter().zip(weights) {
+            // Exact: at most 8 bits times the 11 bits of an f16.
+            *weight = scale * (f32::from(code) - steps);
+        }
     }
 
-    fn max_error(&self, grid: &Grid) -> f64 {
+    fn max_error(&self, grid: &Grid, _block: &[f32]) -> f64 {
         let scale = scale(grid);
         (f64::from(scale) / 2.0).max(clipped(scale, self.steps()))
     }
 
-    fn store(&self, grid: &Grid, bits: &mut BitWriter) {
-        bits.push(u32::from(f16::from_f32(scale(grid)).to_bits()), 16);
+    fn grid_bits(&self) -> usize {
+        16
     }
 
-    fn load(&self, bits: &mut BitReader<'_>, _len: usize) -> Grid {
-        Grid(vec![f16::from_bits(bits.pull(16) as u16).to_f32()])
+    fn store(&self, grid: &Grid, codes: &[u8], to: &mut Store) {
+        to.grids
+            .push(u32::from(f16::from_f32(scale(grid)).to_bits()), 16);
+        to.put(codes, self.bits);
+    }
+
+    fn load(&self, _whole: &Whole, _index: usize, from: &mut Load<'_>, codes: &mut [u8]) -> Grid {
+        let scale = f16::from_bits(from.grids.pull(16) as u16).to_f32();
+        from.take(codes, self.bits);
+        Grid(vec![scale])
     }
 
     fn shared(&self) -> AnyFormat {
@@ -150,7 +161,7 @@ mod tests {
     fn a_hand_computed_grid_is_odd() -> Result<()> {
         let format = IntSymmetric::new(3, Granularity::Tensor)?;
         // max|w| = 1.5 in three steps of 0.5 on either side.
-        let grid = format.fit(&[-1.5, 0.3])?;
+        let grid = format.fit(&Whole::default(), 0, &[-1.5, 0.3])?;
         assert_eq!(grid, Grid(vec![0.5]));
         for weight in [0.0, 0.2, 0.3, 0.9, 1.5] {
             let round = |w: f32| format.value(&grid, 0, format.code(&grid, 0, w));
@@ -165,7 +176,7 @@ mod tests {
     fn two_bits_are_ternary() -> Result<()> {
         let format = IntSymmetric::new(2, Granularity::Tensor)?;
         assert_eq!(format.levels(), 3);
-        let grid = format.fit(&[-0.5, 0.25])?;
+        let grid = format.fit(&Whole::default(), 0, &[-0.5, 0.25])?;
         assert_eq!(
             format.value(&grid, 0, format.code(&grid, 0, 0.25)).abs(),
             0.5
