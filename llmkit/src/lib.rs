@@ -7,6 +7,7 @@
 //! | [`attention`], [`kvcache`] | how queries find values, and where keys and values are kept |
 //! | [`quant`] | `format` = how codes are stored, `method` = how codes are chosen |
 //! | [`eval`] | metrics and the ledger of claims |
+//! | [`hardware`] | what a machine can do at most, and what that makes of a model |
 //! | `report` | tables and figures, displayed in notebooks and exported to papers (feature `notebook`) |
 //! | [`session`], [`progress`], [`interrupt`] | the running notebook: its parameters, its progress bars, its stop button |
 //!
@@ -18,6 +19,7 @@
 pub mod attention;
 pub mod error;
 pub mod eval;
+pub mod hardware;
 pub mod hub;
 pub mod interrupt;
 pub mod kernels;

@@ -10,6 +10,7 @@
 //! | [`rope`] | rotary positions |
 //! | [`panel`] | how matrices are laid out |
 //! | `amx` | bf16 products on matrix units |
+//! | [`limits`] | what the machine can do at most |
 //! | [`isa`], [`team`] | which instructions, which threads |
 //!
 //! A kernel file has, in order: the public function, the same on a given [`Isa`], the reference (obvious, f64, never
@@ -26,6 +27,7 @@ pub mod dense;
 pub mod integer;
 pub mod isa;
 pub mod likelihood;
+pub mod limits;
 pub mod panel;
 pub mod product;
 pub mod rope;
