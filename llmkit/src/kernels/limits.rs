@@ -62,13 +62,13 @@ pub fn read_bandwidth(isa: Isa, bytes: usize, time: Duration, team: &Team) -> f6
         team,
         &|| {
             let buffer: Vec<Line> = (0..lines as u32).map(|i| Line([i; 16])).collect();
-            let pass = || {
+            let pass = move || {
                 for _ in 0..passes {
                     black_box(read(isa, black_box(&buffer)));
                 }
             };
             let work = (passes * lines * size_of::<Line>()) as f64;
-            (Box::new(move || pass()), work)
+            (Box::new(pass), work)
         },
         time,
     )
