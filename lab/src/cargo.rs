@@ -58,9 +58,18 @@ fn forget_outer_cargo(command: &mut Command) {
 /// # Errors
 /// If it does not compile (the compiler's messages went to stderr).
 pub fn build(place: &Place, package: &str) -> Result<Vec<PathBuf>> {
+    build_with(place, package, &[])
+}
+
+/// [`build`] with more arguments for cargo.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_with(place: &Place, package: &str, args: &[&str]) -> Result<Vec<PathBuf>> {
     let total = count_units(place, package).unwrap_or(0);
     let mut child = command(place, "build")
         .args(["--package", package, "--locked", "--quiet"])
+        .args(args)
         .arg("--message-format=json-render-diagnostics")
         .stdout(Stdio::piped())
         .spawn()

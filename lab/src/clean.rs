@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::bench;
 use crate::place::{PARTS, Place};
 use crate::setup;
 use crate::venv::Venv;
@@ -74,6 +75,7 @@ fn parts_of_checkout(place: &Place) -> Vec<PathBuf> {
         parts.push(snapshot);
     }
     parts.extend(Venv::find(place).map(|venv| venv.dir));
+    parts.extend(bench::peers_dir(place));
     parts.push(place.jupyter_dir());
     parts
 }

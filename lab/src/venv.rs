@@ -71,6 +71,11 @@ impl Venv {
         )
     }
 
+    /// The Python that it is made with.
+    pub fn base(&self) -> &Path {
+        &self.base
+    }
+
     /// The environment's own Python.
     pub fn python(&self) -> PathBuf {
         self.dir.join("bin/python")

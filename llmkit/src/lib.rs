@@ -8,6 +8,7 @@
 //! | [`numeric`] | numbers of few bits: the codecs of elements and of blocks |
 //! | [`quant`] | `format` = how codes are stored, `method` = how codes are chosen |
 //! | [`eval`] | metrics and the ledger of claims |
+//! | [`hardware`] | what a machine can do at most, and what that makes of a model |
 //! | `report` | tables and figures, displayed in notebooks and exported to papers (feature `notebook`) |
 //! | [`session`], [`progress`], [`interrupt`] | the running notebook: its parameters, its progress bars, its stop button |
 //!
@@ -19,6 +20,7 @@
 pub mod attention;
 pub mod error;
 pub mod eval;
+pub mod hardware;
 pub mod hub;
 pub mod interrupt;
 pub mod kernels;

@@ -11,6 +11,7 @@
 //! | [`likelihood`], [`divergence`] | what rows of logits say |
 //! | [`panel`] | how matrices are laid out |
 //! | `amx` | bf16 products on matrix units |
+//! | [`limits`] | what the machine can do at most |
 //! | [`isa`], [`team`] | which instructions, which threads |
 //! | [`mapped`] | weight files in memory |
 //!
@@ -29,6 +30,7 @@ pub mod divergence;
 pub mod integer;
 pub mod isa;
 pub mod likelihood;
+pub mod limits;
 pub mod mapped;
 pub mod panel;
 pub mod product;

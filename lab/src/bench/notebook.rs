@@ -9,29 +9,18 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use serde_json::json;
 
+use super::record::{self, commit, machine, quantile};
 use crate::kernelspec::{LIVE, jupyter_path};
 use crate::place::{Place, write_atomically};
 use crate::run::{self, RunArgs};
 use crate::setup;
 use crate::venv::Venv;
 
-const DRIVER: &str = include_str!("../bench.py");
+const DRIVER: &str = include_str!("../../notebook_bench.py");
 
-/// Arguments of `cargo lab bench`.
+/// Arguments of `cargo lab bench notebook`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct BenchArgs {
-    #[command(subcommand)]
-    what: What,
-}
-
-#[derive(Debug, Clone, clap::Subcommand)]
-enum What {
-    /// Waiting times of notebooks, medians over the rounds, against their targets
-    Notebook(NotebookArgs),
-}
-
-#[derive(Debug, Clone, clap::Args)]
-struct NotebookArgs {
+pub struct NotebookArgs {
     /// Print one JSON object instead of the table
     #[arg(long)]
     json: bool,
@@ -72,8 +61,7 @@ impl Line {
 ///
 /// # Errors
 /// If setup fails, or a cell of the benchmark does.
-pub fn command(place: &Place, args: &BenchArgs) -> Result<bool> {
-    let What::Notebook(args) = &args.what;
+pub fn command(place: &Place, args: &NotebookArgs) -> Result<bool> {
     setup::setup(place)?;
     eprintln!(
         "measuring {} rounds, about {:.0} minutes; leave the machine alone meanwhile",
@@ -203,16 +191,6 @@ fn lines(samples: &BTreeMap<String, Vec<f64>>) -> Result<Vec<Line>> {
     METRICS.iter().map(line).collect()
 }
 
-/// The `share` quantile by linear interpolation between the ordered values.
-fn quantile(values: &[f64], share: f64) -> Option<f64> {
-    let mut ordered = values.to_vec();
-    ordered.sort_by(f64::total_cmp);
-    let at = share * ordered.len().checked_sub(1)? as f64;
-    let low = *ordered.get(at.floor() as usize)?;
-    let high = *ordered.get(at.ceil() as usize)?;
-    Some(low + (high - low) * at.fract())
-}
-
 fn table(lines: &[Line]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::ASCII_MARKDOWN);
@@ -237,93 +215,24 @@ fn table(lines: &[Line]) -> Table {
 
 /// Writes `data/bench/<machine>/<date>.csv`, replacing what was measured on the same day.
 fn record(place: &Place, lines: &[Line]) -> Result<PathBuf> {
-    let machine = machine();
-    let date = chrono::Utc::now().date_naive().to_string(); // as 2026-11-23
-    let path = place
-        .root
-        .join("data/bench")
-        .join(&machine)
-        .join(format!("{date}.csv"));
-    let commit = commit(place);
-    let command: Vec<String> = std::env::args().skip(1).collect();
-    let command = format!("cargo lab {}", command.join(" "));
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record([
-        "metric", "value", "unit", "target", "verdict", "count", "machine", "date", "commit",
-        "command",
-    ])?;
-    for line in lines {
-        writer.write_record([
-            line.metric,
-            &format!("{:.4}", line.value),
-            line.unit,
-            &line
-                .target
+    let rows = lines.iter().map(|line| {
+        vec![
+            line.metric.to_owned(),
+            format!("{:.4}", line.value),
+            line.unit.to_owned(),
+            line.target
                 .map_or(String::new(), |target| target.to_string()),
-            line.verdict(),
-            &line.count.to_string(),
-            &machine,
-            &date,
-            &commit,
-            &command,
-        ])?;
-    }
-    let bytes = writer.into_inner().context("write the table")?;
-    write_atomically(&path, &bytes)?;
-    Ok(path)
-}
-
-/// Processor and number of threads, as a folder name.
-fn machine() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = (info.lines())
-        .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
-        .map_or(std::env::consts::ARCH, |(_, model)| model);
-    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
-    slug(&format!("{model} x{threads}"))
-}
-
-fn slug(text: &str) -> String {
-    let words = text.split(|c: char| !c.is_ascii_alphanumeric());
-    let words: Vec<String> = (words.filter(|word| !word.is_empty()))
-        .map(str::to_ascii_lowercase)
-        .collect();
-    words.join("-")
-}
-
-/// The commit at hand, `-dirty` if files differ from it; empty outside git.
-fn commit(place: &Place) -> String {
-    let git = |args: &[&str]| {
-        let out = Command::new("git")
-            .args(args)
-            .current_dir(&place.root)
-            .output()
-            .ok()?;
-        let text = String::from_utf8(out.stdout).ok()?;
-        out.status.success().then(|| text.trim().to_owned())
-    };
-    let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else {
-        return String::new();
-    };
-    match git(&["status", "--porcelain", "--untracked-files=no"]).as_deref() {
-        Some("") | None => commit,
-        Some(_) => format!("{commit}-dirty"),
-    }
+            line.verdict().to_owned(),
+            line.count.to_string(),
+        ]
+    });
+    let header = ["metric", "value", "unit", "target", "verdict", "count"];
+    record::write(place, "", &header, rows)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantiles_interpolate() {
-        assert_eq!(quantile(&[3.0, 1.0, 2.0], 0.5), Some(2.0));
-        assert_eq!(quantile(&[1.0, 2.0], 0.5), Some(1.5));
-        assert_eq!(quantile(&[7.0], 0.95), Some(7.0));
-        assert_eq!(quantile(&[], 0.5), None);
-        let hundred: Vec<f64> = (0..=100).map(f64::from).collect();
-        assert_eq!(quantile(&hundred, 0.95), Some(95.0));
-    }
 
     #[test]
     fn a_missing_measurement_is_an_error_and_targets_are_judged() {
@@ -341,9 +250,5 @@ mod tests {
         assert_eq!(verdict("20 cells headless"), "short");
         assert_eq!(verdict("first answer, nothing warm"), "");
         assert!(table(&lines).to_string().contains("≤ 1.2 GB"));
-        assert_eq!(
-            slug("Intel(R) Xeon(R) CPU @ 2.90GHz x2"),
-            "intel-r-xeon-r-cpu-2-90ghz-x2"
-        );
     }
 }
