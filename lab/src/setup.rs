@@ -20,6 +20,10 @@ const SNAPSHOT_COST: f64 = 20.0;
 pub fn setup(place: &Place) -> Result<()> {
     place.open_cache()?;
     announce(place);
+    if cargo::is_offline() {
+        // What cannot be fetched is said now, not after minutes of compiling.
+        Venv::find(place)?.ensure(place)?;
+    }
     rust_src(place);
     kernel(place)?;
     snapshot(place)?;

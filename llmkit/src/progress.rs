@@ -27,13 +27,13 @@ pub struct State {
     pub unit: String,
     /// Seconds since the start.
     pub seconds: f64,
-    /// Whether the operation has ended.
+    /// Whether the operation has ended, short of its total or not.
     pub finished: bool,
     /// Amount, share, rate and time left, for people; filled in when the state is shown.
     pub text: String,
 }
 
-/// A running operation. Dropping it ends the bar.
+/// A running operation. Its bar ends when the total is reached, or when it is dropped.
 #[derive(Debug)]
 pub struct Progress {
     state: State,
@@ -90,9 +90,14 @@ impl Progress {
         };
         // An operation that ends within its first pause shows nothing: no flicker, no noise in logs.
         let since = self.shown.unwrap_or(self.start);
-        if since.elapsed() >= pause {
-            self.shown = Some(Instant::now());
-            self.show();
+        let is_whole = self.state.total > 0 && done >= self.state.total;
+        if since.elapsed() >= pause || (is_whole && self.shown.is_some()) {
+            // A bar kept in a variable (as in a notebook) must not wait for its end to say that all is done.
+            if !self.state.finished {
+                self.state.finished = is_whole;
+                self.shown = Some(Instant::now());
+                self.show();
+            }
         }
         crate::interrupt::check(&self.state.label)
     }
@@ -115,8 +120,8 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.state.finished = true;
-        if self.shown.is_some() {
+        if self.shown.is_some() && !self.state.finished {
+            self.state.finished = true;
             self.show();
         }
     }
@@ -185,6 +190,17 @@ mod tests {
             state.line(),
             "download: 25.0 MB of 100.0 MB (25 %), 5.0 MB/s, 15 s left"
         );
+    }
+
+    #[test]
+    fn a_bar_ends_at_its_total_though_it_lives_on() {
+        let mut bar = Progress::new("count", 10, "steps");
+        bar.start -= Duration::from_secs(5);
+        bar.set(5).unwrap();
+        assert!(bar.shown.is_some() && !bar.state.finished);
+        bar.set(10).unwrap();
+        assert!(bar.state.finished, "at once, not a pause later");
+        assert!(bar.state.text.contains("100 %"), "{}", bar.state.text);
     }
 
     #[test]

@@ -18,18 +18,19 @@ pub fn insert(bundle: &mut Bundle, mime: String, content: String) {
     bundle.insert(mime, value);
 }
 
-/// A progress bar and what the library says of it. The state itself goes along for headless runners.
+/// A progress bar and what the library says of it; once ended, ✓ or, short of its total, ■. The state itself goes along for headless runners.
 pub fn progress(state: &Value) -> Bundle {
     let text = |name: &str| state[name].as_str().unwrap_or_default();
     let (label, line) = (text("label"), text("text"));
-    let bar = if state["finished"] == true {
-        "✓".to_owned()
-    } else {
-        let share = match (state["done"].as_u64(), state["total"].as_u64()) {
-            (Some(done), Some(total @ 1..)) => format!("value=\"{done}\" max=\"{total}\""),
-            _ => String::new(),
-        };
-        format!("<progress {share} style=\"width:16em;vertical-align:middle\"></progress>")
+    let (done, total) = (state["done"].as_u64(), state["total"].as_u64());
+    let share = match (done, total) {
+        (Some(done), Some(total @ 1..)) => format!("value=\"{done}\" max=\"{total}\""),
+        _ => String::new(),
+    };
+    let bar = match (state["finished"] == true, total) {
+        (true, Some(total @ 1..)) if done < Some(total) => "■".to_owned(),
+        (true, _) => "✓".to_owned(),
+        _ => format!("<progress {share} style=\"width:16em;vertical-align:middle\"></progress>"),
     };
     let html = format!(
         "<div style=\"font-variant-numeric:tabular-nums\">{bar} <b>{}</b> {}</div>",
@@ -65,6 +66,19 @@ mod tests {
             html.contains("a&lt;b") && html.contains("value=\"50\" max=\"200\""),
             "{html}"
         );
+    }
+
+    #[test]
+    fn an_ended_bar_says_whether_it_was_completed() {
+        let html = |done: u64, total: u64| {
+            let state = json!({ "label": "a", "done": done, "total": total, "finished": true });
+            progress(&state)["text/html"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        };
+        assert!(html(200, 200).contains('✓') && html(3, 0).contains('✓'));
+        assert!(html(50, 200).contains('■') && !html(50, 200).contains('✓'));
     }
 
     #[test]

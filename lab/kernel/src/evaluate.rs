@@ -409,7 +409,7 @@ impl Evaluator {
 
 const HELP: &str = "\
 llmkit — what every cell has at hand (no :dep, no use needed):
-  llmkit::…            hub, model, quant, eval, report: press Tab after ::, Shift-Tab for documentation
+  llmkit::…            hub, model, quant, kvcache, eval, report: press Tab after ::, Shift-Tab for documentation
   Tensor, Device, DType (candle) · df!, col, lit, DataFrame (polars) · param(\"name\", default)
   crates: llmkit candle_core polars plotters half rayon serde serde_json safetensors tokenizers
 The stop button ends a cell; llmkit's own long operations stop cleanly and leave variables alive.
@@ -512,6 +512,8 @@ impl Cell {
                 self.flush();
                 self.emit(Event::Progress(json()));
             }
+            // A cell that ends with a loop has no value to show.
+            "text/plain" if content.trim() == "()" => {}
             _ => {
                 if self.bundle.contains_key(&mime) {
                     self.flush();

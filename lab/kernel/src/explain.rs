@@ -155,9 +155,59 @@ pub fn folded(backtrace: &str) -> Option<String> {
             .any(|machinery| name.contains(machinery))
         })
         .take_while(|name| {
-            !name.starts_with("run_user_code") && !name.contains("ctx::") && !name.contains("evcxr")
+            !name.starts_with("run_user_code")
+                && !name.contains("ctx::")
+                && !name.contains("evcxr")
+                && *name != "<unknown>"
+        })
+        // A name without a path is an inlined piece of what comes next, or of the cell: it says nothing.
+        .filter(|name| {
+            name.starts_with('<')
+                || name
+                    .split('<')
+                    .next()
+                    .is_some_and(|path| path.contains("::"))
         })
         .take(8)
         .collect();
     (!names.is_empty()).then(|| format!("  through {}", names.join("\n          ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_frames_that_say_where_are_shown() {
+        let frames = |names: &[&str]| {
+            let line = |(at, name): (usize, &&str)| format!("  {at}: {name}\n");
+            let text: String = names.iter().enumerate().map(line).collect();
+            folded(&text)
+        };
+        let library = frames(&[
+            "std::panicking::begin_panic_handler",
+            "core::panicking::panic_fmt",
+            "index<f32, usize>",
+            "llmkit::quant::matrix::Matrix::row",
+            "{closure#0}",
+            "<llmkit::quant::method::Rtn as llmkit::quant::Method>::quantize",
+            "ctx::run_user_code_3",
+            "std::rt::lang_start",
+        ]);
+        let library = library.unwrap_or_default();
+        assert!(
+            library.contains("Matrix::row") && library.contains("Rtn as"),
+            "{library}"
+        );
+        assert_eq!(library.lines().count(), 2, "{library}");
+        assert_eq!(
+            frames(&[
+                "core::panicking::panic_fmt",
+                "<unknown>",
+                "<unknown>",
+                "std::rt::main"
+            ]),
+            None
+        );
+    }
 }

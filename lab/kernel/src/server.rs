@@ -531,7 +531,7 @@ impl Server {
         while let Ok(request) = queued.try_recv() {
             if matches!(request.content, JupyterMessageContent::ExecuteRequest(_)) {
                 status(&self.iopub, &request, "busy").await?;
-                let content = json!({ "status": "aborted", "execution_count": self.count });
+                let content = json!({ "status": "aborted" });
                 answers.push(message("execute_reply", content, &request));
                 status(&self.iopub, &request, "idle").await?;
             } else {

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use llmkit::report::{ExportOptions, Figure, Venue, export, stems};
 use sha2::{Digest, Sha256};
 
-use super::{every_kind, temporary};
+use super::{count, every_kind, temporary};
 
 #[test]
 fn saving_twice_changes_nothing() {

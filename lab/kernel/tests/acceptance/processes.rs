@@ -71,7 +71,9 @@ async fn a_kill_while_a_cell_compiles_leaves_nothing_that_breaks_the_next() {
     let compiler = compiler_of(&kernel).await;
     kill(compiler);
     let reply = kernel.finish(&id).await;
-    assert_eq!(reply.status, "error", "{reply:?}");
+    // The evaluator compiles once more when it learns nothing from the compiler.
+    let is_done = reply.result.as_deref() == Some("\"14\"");
+    assert!(is_done || reply.status == "error", "{reply:?}");
     let reply = kernel.run("kept").await;
     assert_eq!(reply.result.as_deref(), Some("5"), "{reply:?}");
 
