@@ -14,7 +14,7 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 use std::hint::black_box;
-use std::sync::Mutex;
+use std::sync::{Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 use super::isa::{Isa, vectorized};
@@ -93,11 +93,12 @@ pub fn peak(isa: Isa, arithmetic: Arithmetic, time: Duration, team: &Team) -> Op
 /// What a thread does, and how much that is.
 type Pass = (Box<dyn FnMut()>, f64);
 
-/// Each thread repeats its pass until `time` is over; the sum over threads of their best tenths.
+/// As many threads as the team has, of their own so that a caller inside a region cannot wait for itself, repeat their passes until
+/// `time` is over; the sum over threads of their best tenths.
 fn sum_of_threads(team: &Team, make: &(dyn Fn() -> Pass + Sync), time: Duration) -> f64 {
     let total = Mutex::new(0.0);
-    let barrier = std::sync::Barrier::new(team.threads());
-    team.run(&|_| {
+    let barrier = Barrier::new(team.threads());
+    let thread = || {
         let (mut pass, work) = make();
         pass();
         barrier.wait();
@@ -116,6 +117,12 @@ fn sum_of_threads(team: &Team, make: &(dyn Fn() -> Pass + Sync), time: Duration)
         if let Ok(mut total) = total.lock() {
             *total += best;
         }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..team.threads() {
+            scope.spawn(thread);
+        }
+        thread();
     });
     total.into_inner().unwrap_or(0.0)
 }
