@@ -5,10 +5,14 @@ Serves the protocol of worker.py.
 
 import argparse
 
-import torch
-from torch.nn import functional
+import torch_without_cuda
 
-from worker import serve, timed
+torch_without_cuda.preload()
+
+import torch  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
+from worker import serve, timed  # noqa: E402
 
 TYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 

@@ -90,14 +90,19 @@ fn prompt(of: &dyn Fn(&str) -> String, seat: usize) -> Group {
 }
 
 fn decode(of: &dyn Fn(&str) -> String, (ours, theirs): (&str, &str)) -> Group {
+    let mut contenders = vec![
+        decode_of(OURS, ours, of("F32"), ours, 1),
+        decode_of(LLAMA, theirs, of(theirs), "", 1),
+    ];
+    let pure = format!("{theirs}-pure");
+    if TYPES.contains(&pure.as_str()) {
+        contenders.push(decode_of(LLAMA, &pure, of(&pure), "", 1));
+    }
     Group {
         bench: "decode",
         case: "64 tokens".to_owned(),
-        contenders: vec![
-            decode_of(OURS, ours, of("F32"), ours, 1),
-            decode_of(LLAMA, theirs, of(theirs), "", 1),
-        ],
-        pairs: vec![(0, vec![1])],
+        pairs: (1..contenders.len()).map(|it| (0, vec![it])).collect(),
+        contenders,
     }
 }
 
@@ -200,9 +205,10 @@ mod tests {
             })
             .collect();
         for needed in [
-            "prompt 512 tokens bf16 vs F32 BF16 Q8_0 Q4_0 Q4_1",
-            "prompt 512 tokens, no AMX, int8 vs F32 BF16 Q8_0 Q4_0 Q4_1",
+            "prompt 512 tokens bf16 vs F32 BF16 Q8_0 Q4_0 Q4_1 Q4_0-pure",
+            "prompt 512 tokens, no AMX, int8 vs F32 BF16 Q8_0 Q4_0 Q4_1 Q4_0-pure",
             "decode 64 tokens int4 vs Q4_0",
+            "decode 64 tokens int4 vs Q4_0-pure",
             "decode 64 tokens int8 vs Q8_0",
             "decode 64 tokens bf16 vs BF16",
             "batched 64 tokens × 16 int4 vs int4 × 1",

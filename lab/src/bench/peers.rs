@@ -1,7 +1,8 @@
 //! `cargo lab bench peers`: our engine and others in turns, in one run: same machine, same threads, same weights, same tokens.
 //!
-//! The checkpoint is written out once as F32, and from that in llama.cpp's types, every matrix in the same one; ours and theirs
-//! are made of the same numbers. A peer that cannot be set up is named with the reason.
+//! The checkpoint is written out once as F32, and from that in llama.cpp's types; ours and theirs are made of the same numbers.
+//! `Q4_0` is as llama.cpp writes it, its head in 8 bits; in `Q4_0-pure` that has 4 bits too, as in our int4. A peer that cannot be
+//! set up is named with the reason.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,7 +22,7 @@ use crate::cargo;
 use crate::place::Place;
 
 /// llama.cpp's types that are compared.
-pub const TYPES: [&str; 5] = ["F32", "BF16", "Q8_0", "Q4_0", "Q4_1"];
+pub const TYPES: [&str; 6] = ["F32", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_0-pure"];
 
 /// Arguments of `cargo lab bench peers`.
 #[derive(Debug, Clone, clap::Args)]

@@ -280,6 +280,36 @@ impl Unit for Hardware {
     }
 }
 
+/// Twelve products of whole tiles a turn, of nothing with nothing: as fast as the unit goes. For [`limits`](super::limits).
+///
+/// # Panics
+/// If there is no unit.
+pub(super) fn chain(turns: usize) {
+    assert!(is_here(), "this machine has no AMX");
+    let lines = [Line::ZERO; SIDE];
+    let unit = &mut Hardware;
+    // SAFETY: the unit is there; `lines` are a whole tile, and nothing is stored.
+    unsafe {
+        unit.configure([SIDE, SIDE]);
+        let from = lines.as_ptr().cast();
+        unit.zero::<0>();
+        unit.zero::<1>();
+        unit.zero::<2>();
+        unit.zero::<3>();
+        unit.load::<4>(from, LANES);
+        unit.load::<5>(from, LANES);
+        unit.load::<6>(from, LANES);
+        unit.load::<7>(from, LANES);
+        for _ in 0..3 * turns {
+            unit.dot::<0, 4, 6>();
+            unit.dot::<1, 4, 7>();
+            unit.dot::<2, 5, 6>();
+            unit.dot::<3, 5, 7>();
+        }
+        unit.release();
+    }
+}
+
 /// Whether this processor has matrix units for bf16, the system lends them, and they multiply as this file expects.
 pub fn is_here() -> bool {
     static HERE: OnceLock<bool> = OnceLock::new();
