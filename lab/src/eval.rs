@@ -116,7 +116,7 @@ mod tests {
     }
 
     fn words(line: &[&str]) -> Vec<String> {
-        let cli = Cli::try_parse_from([&["eval"], line].concat()).unwrap();
+        let cli = Cli::try_parse_from([&["eval"][..], line].concat()).unwrap();
         let words = cli.args.words();
         words
             .into_iter()
