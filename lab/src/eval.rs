@@ -86,7 +86,9 @@ pub fn command(place: &Place, args: &EvalArgs) -> Result<bool> {
     let here = std::env::current_dir().context("the working directory is gone")?;
     let example = place.build_dir().join("debug/examples/eval");
     let mut build = cargo::command(place, "build");
-    build.args(["--locked", "--package", "llmkit", "--example", "eval"]);
+    // With the features that notebooks use, so that the library is compiled once for both.
+    build.args(["--locked", "--package", "llmkit", "--features", "notebook"]);
+    build.args(["--example", "eval"]);
     if example.exists() {
         // The first build takes minutes and says what it does; later ones take a moment.
         build.arg("--quiet");
@@ -114,7 +116,7 @@ mod tests {
     }
 
     fn words(line: &[&str]) -> Vec<String> {
-        let cli = Cli::try_parse_from([&["eval"], line].concat()).unwrap();
+        let cli = Cli::try_parse_from([&["eval"][..], line].concat()).unwrap();
         let words = cli.args.words();
         words
             .into_iter()

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::json;
 
+use super::stale::is_notebook;
 use super::{Row, cut, head, read};
 use crate::place::Place;
 use crate::run::{self, RunArgs};
@@ -47,8 +48,8 @@ pub fn run(place: &Place, rows: &[Row], stale: &[Option<String>], as_json: bool)
     for why in stale.iter().flatten().collect::<BTreeSet<_>>() {
         eprintln!("stale: {why}");
     }
-    let (there, lost): (Vec<&str>, Vec<&str>) = (notebooks.iter())
-        .partition(|notebook| !notebook.is_empty() && place.root.join(notebook).is_file());
+    let (there, lost): (Vec<&str>, Vec<&str>) =
+        (notebooks.iter().copied()).partition(|notebook| is_notebook(&place.root, notebook));
     let scratch = tempfile::tempdir().context("make a temporary folder")?;
     let mut failures = Vec::new();
     if !there.is_empty() {

@@ -1,7 +1,7 @@
 //! Whether what a row was measured with is what lies here.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Component, Path};
 use std::process::Command;
 
 use super::Row;
@@ -23,8 +23,18 @@ pub fn reasons(root: &Path, rows: &[Row]) -> Vec<Option<String>> {
         .collect()
 }
 
+/// Whether `name` is a notebook below `root`. What a row says is not trusted to lead anywhere else.
+pub fn is_notebook(root: &Path, name: &str) -> bool {
+    let path = Path::new(name);
+    let stays_below = path
+        .components()
+        .all(|it| matches!(it, Component::Normal(_)));
+    let is_named_so = path.extension().is_some_and(|it| it == "ipynb");
+    stays_below && is_named_so && root.join(path).is_file()
+}
+
 fn why_stale(root: &Path, commit: &str, notebook: &str) -> Option<String> {
-    if notebook.is_empty() || !root.join(notebook).is_file() {
+    if !is_notebook(root, notebook) {
         return Some(format!("there is no notebook {notebook:?}"));
     }
     if commit.is_empty() {
@@ -107,6 +117,8 @@ mod tests {
             None,
             "no number comes from it"
         );
+        let dirty = format!("{commit}-dirty");
+        let outside = root.join("notebooks/x.ipynb");
         for (commit, notebook, says) in [
             ("", "notebooks/x.ipynb", "no commit"),
             (
@@ -115,13 +127,16 @@ mod tests {
                 "not in this repository",
             ),
             ("--output=x", "notebooks/x.ipynb", "not in this repository"),
+            (dirty.as_str(), "notebooks/x.ipynb", "uncommitted"),
+            (commit.as_str(), "notebooks/gone.ipynb", "no notebook"),
+            (commit.as_str(), "", "no notebook"),
+            (commit.as_str(), "llmkit/src/lib.rs", "no notebook"),
+            (commit.as_str(), outside.to_str().unwrap(), "no notebook"),
             (
-                &format!("{commit}-dirty"),
-                "notebooks/x.ipynb",
-                "uncommitted",
+                commit.as_str(),
+                "notebooks/../notebooks/x.ipynb",
+                "no notebook",
             ),
-            (&commit, "notebooks/gone.ipynb", "no notebook"),
-            (&commit, "", "no notebook"),
         ] {
             let why = why(commit, notebook).unwrap();
             assert!(why.contains(says), "{why}");

@@ -16,7 +16,8 @@ pub struct Golden {
     pub corpus: String,
     /// sha256 of its bytes.
     pub corpus_sha256: String,
-    /// Weights: `f32` (the checkpoint dequantized), `native` (its own Q4_1), `q8_0`.
+    /// Weights: `f32` (the checkpoint dequantized), `f32-bos` (the same, marked as wanting a BOS), `native` (its own Q4_1), `q8_0`
+    /// (made by llama.cpp from the first).
     pub weights: String,
     /// Tokens in a window (`-c`).
     pub ctx: usize,
