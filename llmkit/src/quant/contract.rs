@@ -93,7 +93,19 @@ fn bounded(format: &dyn Format, grid: &Grid, block: &[f32], codes: &[u8]) -> Res
 /// The contracts of one block that was fitted and rounded.
 fn rounded(format: &dyn Format, grid: &Grid, block: &[f32], codes: &[u8]) -> Result<(), String> {
     bounded(format, grid, block, codes)?;
-    if format.vector() > 1 {
+    // Error feedback rounds vector by vector: that must be the same.
+    let step = format.vector().min(block.len());
+    let (mut piece, mut value) = (vec![0; step], vec![0.0; step]);
+    let mut values = vec![0.0; block.len()];
+    format.values(grid, 0, codes, &mut values);
+    for at in (0..block.len()).step_by(step) {
+        format.round(grid, at, &block[at..at + step], &mut piece);
+        format.values(grid, at, &piece, &mut value);
+        if piece != codes[at..at + step] || value != values[at..at + step] {
+            return Err(format!("runs: vector at {at} depends on its neighbours"));
+        }
+    }
+    if step > 1 {
         return Ok(());
     }
     for ((at, &weight), &code) in block.iter().enumerate().zip(codes) {

@@ -4,7 +4,7 @@
 //! codecs, their layouts and searches are [`numeric::ggml`](crate::numeric::ggml).
 //!
 //! Source: llama.cpp, `ggml-quants.c`, the encoders without an importance matrix; k-quants are of I. Kawrakow
-//! (llama.cpp #1684), ternary types of F. Mathieu (llama.cpp #8151).
+//! (llama.cpp #1684), ternary types of F. Couture-Harpin (llama.cpp #8151).
 //!
 //! Cost: two passes for the types of 32, about 20 passes of searching for k-quants and IQ4_NL; 4.5 bits a weight for
 //! Q4_0, IQ4_NL and Q4_K, 5 for Q4_1, 5.5 for Q5_0 and Q5_K, 6 for Q5_1, 8.5 for Q8_0, 2.625 for Q2_K, 3.4375 for Q3_K,

@@ -158,6 +158,8 @@ pub(super) fn members() -> Vec<AnyFormat> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quant::method::Rtn;
+    use crate::quant::{Matrix, Method, error};
 
     #[test]
     fn arguments_out_of_range_are_named() {
@@ -183,6 +185,21 @@ mod tests {
             .map(|&w| format.code(&grid, 0, w))
             .collect();
         assert_eq!(codes, [0, 3, 1, 2, 3, 0]);
+        Ok(())
+    }
+
+    /// The papers' groups of 128 on a model whose rows are of 576: four whole groups and one of 64 a row.
+    #[test]
+    fn groups_that_do_not_divide_the_row() -> Result<()> {
+        let format = IntAffine::new(4, Granularity::Group(128))?;
+        let ramp = (0..2 * 576).map(|i| ((i * 37) % 101) as f32 - 50.0);
+        let weights = Matrix::new(2, 576, ramp.collect())?;
+        let quantized = Rtn.quantize(&weights, &format)?;
+        assert_eq!(quantized.grids().len(), 10);
+        // Ten grids of 16 + 4 bits, 1,152 codes of 4.
+        assert_eq!(quantized.bytes(), 25 + 576);
+        let worst = error::max_abs(weights.data(), quantized.decode()?.data())?;
+        assert!(worst <= 100.0 / 15.0 / 2.0 + 0.1, "{worst}");
         Ok(())
     }
 
