@@ -130,7 +130,7 @@ fn planted_bugs_in_dense_products_are_caught() {
             let ragged: &Dense<'_> = &|_, x, m, into, out| {
                 let before = out.to_vec();
                 honest(x, m, into, out);
-                if m.rows() % 16 != 0 {
+                if !m.rows().is_multiple_of(16) {
                     for (row, before) in out.chunks_mut(m.rows()).zip(before.chunks(m.rows())) {
                         row[m.rows() - 1] = before[m.rows() - 1];
                     }

@@ -50,7 +50,7 @@ fn all_are_right(isa: Isa, kernel: &All<'_>) -> Result<(), String> {
             let mut products: Vec<Product<'_>> = (matrices.iter().zip(&mut outs).enumerate())
                 .map(|(i, ((matrix, _), out))| Product {
                     matrix: *matrix,
-                    into: if i % 2 == 0 { Into::Replace } else { Into::Add },
+                    into: [Into::Replace, Into::Add][i % 2],
                     out,
                 })
                 .collect();

@@ -82,7 +82,7 @@ fn planted_bugs_in_the_rounding_of_inputs_are_caught() {
         // The last element of an odd word is lost.
         let short: &Round<'_> = &|x, columns, group| {
             let change = |k: usize, it, _| {
-                if k + 1 == columns && k % 4 == 0 {
+                if k + 1 == columns && k.is_multiple_of(4) {
                     0.0
                 } else {
                     it
