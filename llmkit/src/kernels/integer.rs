@@ -77,6 +77,28 @@ impl IntPanels {
         scale: OfGroup<'_>,
         zero_or_min: Result<u8, OfGroup<'_>>,
     ) -> IntPanels {
+        let codes = |row: usize, chunk: usize, out: &mut [u8; CHUNK]| {
+            let columns = chunk * CHUNK..columns.min((chunk + 1) * CHUNK);
+            out.iter_mut()
+                .zip(columns)
+                .for_each(|(out, k)| *out = code(row, k));
+        };
+        IntPanels::pack_chunks((rows, columns), bits, group, codes, scale, zero_or_min)
+    }
+
+    /// As [`pack`](Self::pack), from a source that writes the codes of a row's `chunk`-th 32 columns at once (into zeros; those
+    /// beyond K stay zero).
+    ///
+    /// # Panics
+    /// As [`pack`](Self::pack).
+    pub fn pack_chunks(
+        (rows, columns): (usize, usize),
+        bits: usize,
+        group: usize,
+        codes: impl Fn(usize, usize, &mut [u8; CHUNK]) + Sync,
+        scale: OfGroup<'_>,
+        zero_or_min: Result<u8, OfGroup<'_>>,
+    ) -> IntPanels {
         assert!((1..=8).contains(&bits), "1 to 8 bits, not {bits}");
         let group = group.min(columns.next_multiple_of(CHUNK)).max(CHUNK);
         assert!(
@@ -86,17 +108,18 @@ impl IntPanels {
         let chunks = columns.div_ceil(CHUNK);
         let groups = columns.div_ceil(group);
         let panels = rows.div_ceil(LANES);
-        let mut lines = vec![Line::ZERO; panels * chunks * bits];
+        // Collected in parallel, for the pages of new memory are made by who touches them first.
+        let mut lines: Vec<Line> =
+            rayon::iter::repeat_n(Line::ZERO, panels * chunks * bits).collect();
         lines
             .par_chunks_mut((chunks * bits).max(1))
             .enumerate()
             .for_each(|(panel, lines)| {
                 for (chunk, lines) in lines.chunks_exact_mut(bits).enumerate() {
-                    let columns = chunk * CHUNK..columns.min((chunk + 1) * CHUNK);
                     for lane in 0..LANES.min(rows - panel * LANES) {
-                        for k in columns.clone() {
-                            put(lines, bits, lane, k % CHUNK, code(panel * LANES + lane, k));
-                        }
+                        let mut these = [0; CHUNK];
+                        codes(panel * LANES + lane, chunk, &mut these);
+                        put(lines, bits, lane, &these);
                     }
                 }
             });
@@ -207,12 +230,19 @@ fn planes(bits: usize) -> impl Iterator<Item = (usize, usize)> {
     })
 }
 
-/// Writes a code of `bits` bits at `at` of 32 into the lines of its chunk (zeros before).
-fn put(lines: &mut [Line], bits: usize, lane: usize, at: usize, code: u8) {
+/// Writes 32 codes of `bits` bits into their lane of the lines of a chunk.
+fn put(lines: &mut [Line], bits: usize, lane: usize, codes: &[u8; CHUNK]) {
+    let (words, _) = codes.as_chunks::<4>();
     for (first, width) in planes(bits) {
-        let part = u32::from(code) >> first & ((1 << width) - 1);
-        let (line, shift) = place(first, width, at);
-        lines[line].0[lane] |= part << shift;
+        // The part of a code that the plane holds, in each of a word's four bytes.
+        let mask = 0x0101_0101 * ((1u32 << width) - 1);
+        for (line, words) in words.chunks_exact(8 / width).enumerate() {
+            let parts = words.iter().enumerate().map(|(i, word)| {
+                let part = u32::from_le_bytes(*word) >> first & mask;
+                part << (i * width)
+            });
+            lines[first + line].0[lane] = parts.fold(0, |all, part| all | part);
+        }
     }
 }
 

@@ -35,19 +35,16 @@ pub struct Panels {
 impl Panels {
     /// Lays out a matrix of `rows` × `words`, whose words `word(row, at)` gives. Work is spread over all cores.
     pub fn pack(rows: usize, words: usize, word: impl Fn(usize, usize) -> u32 + Sync) -> Panels {
-        let mut lines = vec![Line::ZERO; rows.div_ceil(LANES) * words];
-        if words > 0 {
-            lines
-                .par_chunks_mut(words)
-                .enumerate()
-                .for_each(|(panel, lines)| {
-                    for lane in 0..LANES.min(rows - panel * LANES) {
-                        for (at, line) in lines.iter_mut().enumerate() {
-                            line.0[lane] = word(panel * LANES + lane, at);
-                        }
-                    }
-                });
-        }
+        let lines = rows.div_ceil(LANES) * words;
+        // Line by line and not lane by lane: memory is written once, and its new pages are made by all threads.
+        let lines = (0..lines).into_par_iter().with_min_len(1024).map(|at| {
+            let (panel, at) = (at / words, at % words);
+            Line(std::array::from_fn(|lane| {
+                let row = panel * LANES + lane;
+                if row < rows { word(row, at) } else { 0 }
+            }))
+        });
+        let lines = lines.collect();
         Panels { rows, words, lines }
     }
 
@@ -63,9 +60,12 @@ impl Panels {
     pub fn of_bf16(values: &[f32], columns: usize) -> Panels {
         let rows = values.len().checked_div(columns).unwrap_or(0);
         Panels::pack(rows, columns.div_ceil(2), |row, at| {
-            let row = &values[row * columns..(row + 1) * columns];
-            let half = |i: usize| row.get(i).map_or(0, |&it| bf16_bits(it));
-            u32::from(half(2 * at)) | u32::from(half(2 * at + 1)) << 16
+            let low = bf16_bits(values[row * columns + 2 * at]);
+            let high = match 2 * at + 1 < columns {
+                true => bf16_bits(values[row * columns + 2 * at + 1]),
+                false => 0,
+            };
+            u32::from(low) | u32::from(high) << 16
         })
     }
 

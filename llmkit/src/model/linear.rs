@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::blocks::BlockType;
 use crate::kernels::activation::to_bf16;
 use crate::kernels::dense::{Element, Into, f32_words};
-use crate::kernels::integer::{self, Bytes, IntPanels, OfGroup};
+use crate::kernels::integer::{self, Bytes, CHUNK, IntPanels, OfGroup};
 use crate::kernels::isa::Isa;
 use crate::kernels::panel::{Panels, bf16_value};
 use crate::kernels::product::{Matrix, Product, multiply_all};
@@ -246,10 +246,14 @@ impl Integer {
             .collect::<Result<_>>()?;
         let zero = ((1u32 << (bits - 1)) - 1) as u8;
         let shape = (values.len() / columns, columns);
-        let code = |n: usize, k: usize| codes[n * columns + k];
+        let chunk = |n: usize, chunk: usize, out: &mut [u8; CHUNK]| {
+            let columns = chunk * CHUNK..columns.min((chunk + 1) * CHUNK);
+            let codes = &codes[n * shape.1..(n + 1) * shape.1][columns];
+            out[..codes.len()].copy_from_slice(codes);
+        };
         let scale = |n: usize, g: usize| grids[n][g];
         Ok(Integer {
-            panels: IntPanels::pack(shape, bits as usize, group, code, &scale, Ok(zero)),
+            panels: IntPanels::pack_chunks(shape, bits as usize, group, chunk, &scale, Ok(zero)),
         })
     }
 
@@ -281,14 +285,14 @@ impl Integer {
         let half = |bytes: &[u8]| f16::from_le_bytes([bytes[0], bytes[1]]);
         let scale = |n: usize, g: usize| half(at(n, g));
         let min = |n: usize, g: usize| half(&at(n, g)[2..]);
-        let code = |n: usize, k: usize| block.code(at(n, k / 32), k % 32);
+        let codes = |n: usize, g: usize, out: &mut [u8; CHUNK]| block.codes(at(n, g), out);
         let zero_or_min: Result<u8, OfGroup<'_>> = match block {
             BlockType::Q4_1 | BlockType::Q5_1 => Err(&min),
             _ => Ok(1 << (bits - 1)),
         };
         let shape = (data.len() / block.bytes() / in_row.max(1), columns);
         Some(Integer {
-            panels: IntPanels::pack(shape, bits, 32, code, &scale, zero_or_min),
+            panels: IntPanels::pack_chunks(shape, bits, 32, codes, &scale, zero_or_min),
         })
     }
 }

@@ -121,9 +121,9 @@ impl BlockType {
         self.row().2
     }
 
-    /// The stored code, without a sign, of element `i` of a block of Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0; 0 for other types.
-    pub(super) fn code(self, block: &[u8], i: usize) -> u8 {
-        plain::code(self, block, i)
+    /// The stored codes, without a sign, of a block of Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0; zeros for other types.
+    pub(super) fn codes(self, block: &[u8], out: &mut [u8; 32]) {
+        plain::codes(self, block, out);
     }
 
     /// All elements of `data`, a whole number of blocks (a broken last block is left out).

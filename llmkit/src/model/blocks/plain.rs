@@ -53,15 +53,30 @@ pub(super) fn q8_0(block: &[u8], out: &mut [f32]) {
     }
 }
 
-/// The stored code, without a sign, of element `i`; 0 for types that are not of this file.
-pub(super) fn code(block_type: BlockType, block: &[u8], i: usize) -> u8 {
-    match block_type {
-        BlockType::Q4_0 => nibble(&block[2..], i),
-        BlockType::Q4_1 => nibble(&block[4..], i),
-        BlockType::Q5_0 => five_bits(&block[2..], i),
-        BlockType::Q5_1 => five_bits(&block[4..], i),
-        BlockType::Q8_0 => block[2 + i] ^ 128,
-        _ => 0,
+/// The stored codes, without a sign; zeros for types that are not of this file.
+pub(super) fn codes(block_type: BlockType, block: &[u8], out: &mut [u8; 32]) {
+    let nibbles = match block_type {
+        BlockType::Q4_0 => &block[2..],
+        BlockType::Q4_1 => &block[4..],
+        BlockType::Q5_0 => &block[6..],
+        BlockType::Q5_1 => &block[8..],
+        BlockType::Q8_0 => {
+            let codes = out.iter_mut().zip(&block[2..]);
+            return codes.for_each(|(out, q)| *out = q ^ 128);
+        }
+        _ => return out.fill(0),
+    };
+    let (low, high) = out.split_at_mut(16);
+    for ((low, high), byte) in low.iter_mut().zip(high).zip(nibbles) {
+        (*low, *high) = (byte & 15, byte >> 4);
+    }
+    let fifth = match block_type {
+        BlockType::Q5_0 => &block[2..6],
+        BlockType::Q5_1 => &block[4..8],
+        _ => return,
+    };
+    for (i, out) in out.iter_mut().enumerate() {
+        *out |= (fifth[i / 8] >> (i % 8) & 1) << 4;
     }
 }
 

@@ -130,7 +130,7 @@ fn tools_in_the_manner_of_qwen() {
     assert_eq!(
         render(source, &talk),
         "<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n\
-         {\"content\": \"<é & '\\\">\", \"role\": \"tool\"}{\n  \"n\": [\n    1,\n    2\n  ]\n}<|im_start|>assistant\n"
+         {\"role\": \"tool\", \"content\": \"<é & '\\\">\"}{\n  \"n\": [\n    1,\n    2\n  ]\n}<|im_start|>assistant\n"
     );
 }
 
@@ -156,7 +156,6 @@ fn hostile_templates_are_refused() {
         ("{{ strftime_now('%Q%') }}", "no format of a date"),
         ("{{ raise_exception('not like that') }}", "not like that"),
         ("{% include '/etc/passwd' %}", "t.jinja"),
-        ("{{ 1 / 0 }}", "t.jinja"),
     ] {
         let text = refusal(source);
         assert!(text.contains(expected), "{source}: {text}");
