@@ -1,8 +1,9 @@
 //! Log-normalisers, divergences, the likeliest token.
 
 use super::{Numbers, UNIT};
+use crate::kernels::divergence::divergence;
 use crate::kernels::isa::Isa;
-use crate::kernels::likelihood::{argmax, divergence, log_sum_exp};
+use crate::kernels::likelihood::{argmax, log_sum_exp};
 
 /// Lengths of rows: one lane, its tail, a slice of 512 and its tails, a vocabulary.
 const LENGTHS: [usize; 9] = [1, 2, 15, 17, 511, 512, 529, 1024, 49_153];
