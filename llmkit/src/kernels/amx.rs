@@ -441,21 +441,21 @@ mod tests {
                 "rows of C and A"
             );
             let half = |word: u32, i: u32| bf16_value((word >> (16 * i)) as u16);
-            for m in 0..self.rows[C as usize] {
-                for n in 0..SIDE {
-                    let mut sums = [0f32; 2];
-                    for k in 0..self.rows[B as usize] {
-                        for i in 0..2 {
-                            sums[i as usize] =
-                                half(a[m][k], i).mul_add(half(b[k][n], i), sums[i as usize]);
-                        }
+            let rows = self.rows[C as usize];
+            let outputs = self.tiles[C as usize].iter_mut().zip(&a).take(rows);
+            for (n, (c, a)) in
+                outputs.flat_map(|(c, a)| c.iter_mut().enumerate().map(move |(n, c)| (n, (c, a))))
+            {
+                let mut sums = [0f32; 2];
+                for (&a, b) in a.iter().zip(&b).take(self.rows[B as usize]) {
+                    for (i, sum) in (0u32..).zip(&mut sums) {
+                        *sum = half(a, i).mul_add(half(b[n], i), *sum);
                     }
-                    if self.bug == Some(Bug::HalfAPair) {
-                        sums[1] = 0.0;
-                    }
-                    let c = &mut self.tiles[C as usize][m][n];
-                    *c = (f32::from_bits(*c) + (sums[0] + sums[1])).to_bits();
                 }
+                if self.bug == Some(Bug::HalfAPair) {
+                    sums[1] = 0.0;
+                }
+                *c = (f32::from_bits(*c) + (sums[0] + sums[1])).to_bits();
             }
         }
         unsafe fn store<const C: u8>(&mut self, to: *mut u32, stride: usize) {

@@ -152,22 +152,51 @@ fn read(isa: Isa, lines: &[Line]) -> u32 {
 /// The function that turns the chains, and products in one instruction of it.
 fn chains(isa: Isa, arithmetic: Arithmetic) -> Option<(fn(usize), usize)> {
     match (isa, arithmetic) {
-        // SAFETY (all of these): the caller has checked that the machine has `isa`.
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, Arithmetic::F32) => Some((|turns| unsafe { f32_avx2(turns) }, 8)),
+        (Isa::Avx2, Arithmetic::F32) => Some((
+            |turns| {
+                // SAFETY: the caller has checked that the machine has `isa`.
+                unsafe { f32_avx2(turns) }
+            },
+            8,
+        )),
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, Arithmetic::Int8) => Some((|turns| unsafe { int8_avx2(turns) }, 32)),
+        (Isa::Avx2, Arithmetic::Int8) => Some((
+            |turns| {
+                // SAFETY: the caller has checked that the machine has `isa`.
+                unsafe { int8_avx2(turns) }
+            },
+            32,
+        )),
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, Arithmetic::F32) => Some((|turns| unsafe { f32_avx512(turns) }, 16)),
+        (Isa::Avx512, Arithmetic::F32) => Some((
+            |turns| {
+                // SAFETY: the caller has checked that the machine has `isa`.
+                unsafe { f32_avx512(turns) }
+            },
+            16,
+        )),
         // A tile product is 16 × 16 × 32 products.
         #[cfg(target_arch = "x86_64")]
         (Isa::Amx, Arithmetic::Bf16) => Some((super::amx::chain, 16 * 16 * 32)),
         #[cfg(target_arch = "x86_64")]
         (Isa::Amx, other) => chains(Isa::Avx512, other),
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, Arithmetic::Bf16) => Some((|turns| unsafe { bf16_avx512(turns) }, 32)),
+        (Isa::Avx512, Arithmetic::Bf16) => Some((
+            |turns| {
+                // SAFETY: the caller has checked that the machine has `isa`.
+                unsafe { bf16_avx512(turns) }
+            },
+            32,
+        )),
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, Arithmetic::Int8) => Some((|turns| unsafe { int8_avx512(turns) }, 64)),
+        (Isa::Avx512, Arithmetic::Int8) => Some((
+            |turns| {
+                // SAFETY: the caller has checked that the machine has `isa`.
+                unsafe { int8_avx512(turns) }
+            },
+            64,
+        )),
         _ => None,
     }
 }

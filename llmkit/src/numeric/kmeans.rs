@@ -120,8 +120,9 @@ fn divide(
         return;
     }
     let to = (ends.0 + ends.1) / 2;
-    for from in range.0..=range.1.min(to - 1) {
-        let cost = best[from] + line.cost(from, to);
+    let last = range.1.min(to - 1);
+    for (from, best) in best.iter().enumerate().take(last + 1).skip(range.0) {
+        let cost = best + line.cost(from, to);
         if cost < next[to] {
             (next[to], cut[to]) = (cost, from);
         }

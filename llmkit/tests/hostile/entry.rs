@@ -13,8 +13,11 @@ use llmkit::model::weights::Weights;
 use llmkit::model::{ChatTemplate, Config, Llama, Message, Model, Piece, Tokenizer, WeightType};
 use llmkit::{Error, Result};
 
+/// What a target does with the bytes it is given.
+pub type Entry = fn(&[u8]) -> Result<()>;
+
 /// Names of all targets with what they do, in the order of the fuzz targets.
-pub const ALL: [(&str, fn(&[u8]) -> Result<()>); 5] = [
+pub const ALL: [(&str, Entry); 5] = [
     ("gguf", gguf),
     ("folder", folder),
     ("tokenizer", tokenizer),

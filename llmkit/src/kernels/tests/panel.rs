@@ -168,7 +168,8 @@ fn halves_are_right(kernel: &Halves<'_>) -> Result<(), String> {
                 let expected = row.get(i % words * 2 + k).copied().unwrap_or(0.0);
                 let (got, expected) = (bf16::from_bits(bits), bf16::from_f32(expected));
                 let is_equal = got.to_bits() == expected.to_bits();
-                if !is_equal && !(got.is_nan() && expected.is_nan()) {
+                let is_nan = got.is_nan() && expected.is_nan();
+                if !(is_equal || is_nan) {
                     return Err(format!("{rows}×{columns} word {i}: {got} for {expected}"));
                 }
             }

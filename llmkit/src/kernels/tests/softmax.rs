@@ -49,7 +49,10 @@ fn planted_bugs_in_exp_are_caught() {
         };
         // ln 2 in one f32: the reduction loses the low bits of the argument.
         let one_part: &Exp<'_> = &|x| {
-            with(&|x| x + (x * 1.442_695).round() * -1.9e-8 * 4.0, x);
+            with(
+                &|x| x + (x * std::f32::consts::LOG2_E).round() * -1.9e-8 * 4.0,
+                x,
+            );
         };
         // Clamped too early.
         let clamped: &Exp<'_> = &|x| with(&|x| if x > 88.0 { 88.0 } else { x }, x);

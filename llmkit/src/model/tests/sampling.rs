@@ -304,7 +304,8 @@ impl Processor for Planted {
 
 #[test]
 fn mistakes_in_processors_and_in_their_order_are_caught() {
-    let planted: [(&str, fn(Settings) -> Planted); 7] = [
+    type Mistake = (&'static str, fn(Settings) -> Planted);
+    let planted: [Mistake; 7] = [
         ("negative logits", |s| Planted::Repetition(s.repetition)),
         ("each time", |s| Planted::RepetitionEach(s.repetition)),
         ("prompt counts", |s| Planted::Presence(s.presence)),

@@ -65,7 +65,7 @@ pub(super) fn unpack(of: GgmlType, bytes: &[u8]) -> Parts {
             let (first, step, count) = digits(byte);
             let mut rest = stored;
             for n in 0..count {
-                codes[first + n * step] = (u16::from(rest) * 3 >> 8) as u8;
+                codes[first + n * step] = ((u16::from(rest) * 3) >> 8) as u8;
                 rest = rest.wrapping_mul(3);
             }
         }
