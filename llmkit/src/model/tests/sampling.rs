@@ -304,7 +304,8 @@ impl Processor for Planted {
 
 #[test]
 fn mistakes_in_processors_and_in_their_order_are_caught() {
-    let planted: [(&str, fn(Settings) -> Planted); 7] = [
+    type Build = fn(Settings) -> Planted;
+    let planted: [(&str, Build); 7] = [
         ("negative logits", |s| Planted::Repetition(s.repetition)),
         ("each time", |s| Planted::RepetitionEach(s.repetition)),
         ("prompt counts", |s| Planted::Presence(s.presence)),
