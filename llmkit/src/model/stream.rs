@@ -24,16 +24,16 @@ impl Text {
         decode: &dyn Fn(&[u32]) -> Result<String>,
     ) -> Result<String> {
         self.tokens.push(token);
-        self.fresh(decode, |text| !text.ends_with('\u{fffd}'))
+        self.ready(decode, |text| !text.ends_with('\u{fffd}'))
     }
 
     /// What is left, with U+FFFD for what never became a character.
     pub fn finish(&mut self, decode: &dyn Fn(&[u32]) -> Result<String>) -> Result<String> {
-        self.fresh(decode, |_| true)
+        self.ready(decode, |_| true)
     }
 
     /// Text beyond what is shown, if it is ready.
-    fn fresh(
+    fn ready(
         &mut self,
         decode: &dyn Fn(&[u32]) -> Result<String>,
         is_ready: fn(&str) -> bool,

@@ -304,8 +304,8 @@ impl Processor for Planted {
 
 #[test]
 fn mistakes_in_processors_and_in_their_order_are_caught() {
-    type Mistake = (&'static str, fn(Settings) -> Planted);
-    let planted: [Mistake; 7] = [
+    type Build = fn(Settings) -> Planted;
+    let planted: [(&str, Build); 7] = [
         ("negative logits", |s| Planted::Repetition(s.repetition)),
         ("each time", |s| Planted::RepetitionEach(s.repetition)),
         ("prompt counts", |s| Planted::Presence(s.presence)),
