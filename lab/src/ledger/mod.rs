@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn what_is_no_ledger_is_refused() {
         let good = line("c", "n", "Reproduced");
-        assert_eq!(rows(&[good.clone()]).unwrap().len(), 1);
+        assert_eq!(rows(std::slice::from_ref(&good)).unwrap().len(), 1);
         for bad in [
             good.replace("0.5", "NaN"),
             good.replace("0.6", "inf"),
@@ -234,7 +234,7 @@ mod tests {
             good.replace("0.5", "half"),
             good.replace(",0.4", ""),
         ] {
-            let error = format!("{:#}", rows(&[bad.clone()]).unwrap_err());
+            let error = format!("{:#}", rows(std::slice::from_ref(&bad)).unwrap_err());
             assert!(error.contains("ledger.csv"), "{bad}: {error}");
         }
         let dir = tempfile::tempdir().unwrap();
