@@ -80,11 +80,6 @@ impl File {
         self.set(key, 6, value.to_le_bytes());
     }
 
-    /// Takes a pair away.
-    pub fn remove(&mut self, key: &str) {
-        self.pairs.retain(|it| it.0 != key.as_bytes());
-    }
-
     /// Adds a tensor whose elements are kept as ggml's type `kind`.
     pub fn add(&mut self, name: &str, dims: &[u64], kind: u32) {
         self.tensors.push(Tensor {
