@@ -8,6 +8,7 @@
 mod entry;
 #[path = "../../llmkit/tests/hostile/mutate.rs"]
 mod mutate;
+#[allow(dead_code)]
 #[path = "../../llmkit/tests/hostile/seeds/mod.rs"]
 mod seeds;
 

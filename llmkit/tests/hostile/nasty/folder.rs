@@ -191,7 +191,7 @@ fn weights(header: &str, data: &[u8]) -> Vec<u8> {
 }
 
 fn refused_weights(what: &str, bytes: Vec<u8>, words: &[&str]) {
-    let words = [&["model.safetensors"], words].concat();
+    let words = [&["model.safetensors"][..], words].concat();
     refused(what, entry::folder, &with(3, |_| bytes), &words);
 }
 

@@ -96,7 +96,7 @@ fn metadata_of_wrong_types() {
 fn tensors_of_impossible_shape_or_place() {
     let name = "blk.0.ffn_up.weight";
     let tensor = |what: &str, words: &[&str], change: fn(&mut crate::seeds::gguf::Tensor)| {
-        let words: Vec<&str> = [&["input.gguf", name], words].concat();
+        let words: Vec<&str> = [&["input.gguf", name][..], words].concat();
         check(what, &words, |it| change(it.tensor(name)));
     };
     tensor("no dimensions", &["1 to 4 dimensions"], |it| {

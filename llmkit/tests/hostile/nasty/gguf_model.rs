@@ -10,7 +10,7 @@ use crate::seeds::gguf::{File, array, llama, qwen, texts};
 fn check(what: &str, words: &[&str], change: impl FnOnce(&mut File)) {
     let mut file = llama();
     change(&mut file);
-    let words = [&["input.gguf"], words].concat();
+    let words = [&["input.gguf"][..], words].concat();
     refused(what, entry::gguf, &file.bytes(), &words);
 }
 

@@ -4,6 +4,8 @@ mod activations;
 mod folder;
 mod gguf;
 mod gguf_model;
+mod ledger;
+mod template;
 
 use llmkit::Result;
 

@@ -141,6 +141,6 @@ fn safetensors(element: &str, tensors: &[(String, Vec<usize>)]) -> Vec<u8> {
 }
 
 const LEDGER: &str = "stem,claim,paper,where,kind,expected,value,low,high,unit,verdict,config,commit,machine,date,notebook
-quant/gptq,\"less, by \"\"much\"\"\",frantar2022gptq,table 1,Distributional,at least 0,1.5,1.25,1.75,dB,Reproduced,0123456789ab,4e03051,\"AMD, 2 threads\",2026-11-24,quant/gptq.ipynb
-quant/rtn,6 dB a bit,bennett1948,eq. 1.6,Exact,6.02 ± 0.12,6.0206,6.01,6.03,dB,Refuted,ba9876543210,4e03051-dirty,x,2026-11-24,
+quant/gptq,\"less, by \"\"much\"\"\",frantar2022gptq,table 1,Distributional,≥ 0,1.5,1.25,1.75,dB,Reproduced,0123456789ab,4e03051,\"AMD, 2 threads\",2026-11-24,quant/gptq.ipynb
+quant/rtn,6 dB a bit,bennett1948,eq. 1.6,Exact,6.02 ± 0.12,6.0206,6.01,6.03,dB,Reproduced,ba9876543210,4e03051-dirty,x,2026-11-24,
 ";
