@@ -30,7 +30,7 @@ fn main() -> llmkit::Result<()> {
     } else {
         4 * of.elements()
     };
-    if input.len() % unit != 0 {
+    if !input.len().is_multiple_of(unit) {
         let expected = format!("a multiple of {unit} bytes");
         return Err(Error::argument("standard input", expected, input.len()));
     }

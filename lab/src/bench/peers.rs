@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
-use super::duel::{Contender, Group, Row, Seat, Unit, Values, measure, rows};
+use super::duel::{Contender, Group, Row, Seat, Values, measure, rows};
 use super::engine::{self, MODEL};
 use super::groups::{OURS, PORTABLE, groups};
 use super::lines::short;

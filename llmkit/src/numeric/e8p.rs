@@ -71,9 +71,9 @@ pub fn encode(x: &Point) -> u16 {
         for (a, row) in ROWS.iter().enumerate() {
             let (mut flips, mut dot, mut least, mut cheapest, mut norm) =
                 (0u16, 0.0, f64::MAX, 0, 0.0);
-            for i in 0..DIMENSION {
-                let product = f64::from(row[i]) * y[i];
-                norm += f64::from(row[i]) * f64::from(row[i]);
+            for (i, (&magnitude, y)) in row.iter().zip(y).enumerate() {
+                let product = f64::from(magnitude) * y;
+                norm += f64::from(magnitude) * f64::from(magnitude);
                 dot += product.abs();
                 flips |= u16::from(product < 0.0) << i;
                 if product.abs() < least {

@@ -167,9 +167,12 @@ pub fn lloyd(x: &[f32], weights: Option<&[f32]>, k: usize, seed: u64) -> Vec<f64
         let moved: Vec<f64> = cuts
             .windows(2)
             .zip(&points)
-            .map(|(cut, &point)| match cut[0] < cut[1] {
-                true => line.mean(cut[0], cut[1]) - line.origin,
-                false => point,
+            .map(|(cut, &point)| {
+                if cut[0] < cut[1] {
+                    line.mean(cut[0], cut[1]) - line.origin
+                } else {
+                    point
+                }
             })
             .collect();
         if moved == points {

@@ -130,7 +130,7 @@ pub(super) mod oracle {
         let mut best = table[0];
         for &(value, code) in table {
             let (new, old) = ((value - x).abs(), (best.0 - x).abs());
-            if new < old || new == old && code % 2 == 0 {
+            if new < old || new == old && code.is_multiple_of(2) {
                 best = (value, code);
             }
         }

@@ -18,9 +18,12 @@ const P: f32 = 0.967_708_3;
 /// `count` probabilities from [`P`] to ½, ½ left out; stepped from the nearer end, in f32.
 fn probabilities(count: usize) -> impl Iterator<Item = f64> {
     let step = (0.5 - P) / count as f32;
-    let at = move |i| match i {
-        i if i < (count + 1) / 2 => P + step * i as f32,
-        i => 0.5 - step * (count - i) as f32,
+    let at = move |i| {
+        if i < count.div_ceil(2) {
+            P + step * i as f32
+        } else {
+            0.5 - step * (count - i) as f32
+        }
     };
     (0..count).map(move |i| f64::from(at(i)))
 }

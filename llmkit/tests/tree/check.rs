@@ -67,7 +67,9 @@ fn stems(root: &Path) -> Vec<String> {
     }
     let base = root.join("figures");
     for path in files(&base, "") {
-        let is_ours = name(&path) != "manifest.json" && name(&path) != "README.md";
+        // `cargo lab export` draws figures anew for a venue, outside version control.
+        let is_export = path.starts_with(base.join("export"));
+        let is_ours = !is_export && name(&path) != "manifest.json" && name(&path) != "README.md";
         if is_ours && !has_notebook(root, &stem(&base, &path)) {
             broken.push(format!("{} belongs to no notebook", shown(root, &path)));
         }

@@ -41,6 +41,7 @@ fn sound() -> TempDir {
         ),
         ("figures/quant/rtn.svg", "<svg/>"),
         ("figures/tour/rounding.pdf", ""),
+        ("figures/export/icml/quant/rtn.pdf", ""),
         ("figures/manifest.json", "{}"),
         ("resources/llmkit.bib", "@misc{p,\n}\n"),
     ] {

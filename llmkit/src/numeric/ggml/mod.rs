@@ -183,8 +183,8 @@ impl GgmlType {
         }
     }
 
-    /// The 16 numbers, least first and times `params[0]`, that codes of IQ4_NL stand for; for the other types, whose
-    /// points are evenly spaced, the step and the shift of the sub-block of weight `at`: value = step·(q − offset) + shift.
+    /// Step and shift of the sub-block of weight `at`, for the types whose points are evenly spaced (all but IQ4_NL):
+    /// value = step·(q − offset) + shift.
     fn line(self, params: &[f32], at: usize) -> (f32, f32) {
         match self {
             GgmlType::Q4_1 | GgmlType::Q5_1 => (params[0], params[1]),

@@ -18,16 +18,16 @@ fn weights(blocks: usize) -> Vec<f32> {
         let x = (bell as f32 - 131_072.0) / 131_072.0;
         match i / 256 % 8 {
             0 => x * 0.125,
-            1 if i % 97 == 0 => x * 64.0,
+            1 if i.is_multiple_of(97) => x * 64.0,
             1 => x * 0.0625,
-            2 if i / 32 % 2 == 0 => 0.0,
+            2 if (i / 32).is_multiple_of(2) => 0.0,
             2 => x,
             3 => 0.75,
             4 => x.abs() + 0.25,
             5 => -x.abs() * 0.001_953_125,
             6 => x * x * x,
-            _ if i % 5 == 0 => x * 1000.0,
-            _ => x * 7.450_580_6e-9,
+            _ if i.is_multiple_of(5) => x * 1000.0,
+            _ => x * 7.450_581e-9,
         }
     };
     (0..256 * blocks).map(weight).collect()

@@ -36,7 +36,7 @@ impl E8p {
     /// [`Error::Argument`] for a group that is not a multiple of eight weights.
     pub fn new(granularity: Granularity) -> Result<E8p> {
         match granularity.check()? {
-            Granularity::Group(group) if group % DIMENSION != 0 => {
+            Granularity::Group(group) if !group.is_multiple_of(DIMENSION) => {
                 Err(Error::argument("group", "a multiple of 8 weights", group))
             }
             granularity => Ok(E8p { granularity }),
@@ -66,7 +66,7 @@ impl Format for E8p {
     }
 
     fn check(&self, _rows: usize, cols: usize) -> Result<()> {
-        if cols % DIMENSION == 0 {
+        if cols.is_multiple_of(DIMENSION) {
             return Ok(());
         }
         let name = format!("row length of {}", self.name());

@@ -101,7 +101,7 @@ impl Format for Ggml {
 
     fn check(&self, _rows: usize, cols: usize) -> Result<()> {
         let block = self.0.elements();
-        if cols % block == 0 {
+        if cols.is_multiple_of(block) {
             return Ok(());
         }
         let instead = self.fallback().map_or(String::new(), |type_| {

@@ -104,8 +104,8 @@ impl Format for Nf4 {
             return Ok(Grid(vec![greatest]));
         }
         let code = match whole.0[1 + index / RUN] {
-            0.0 => nearest(&*dynamic8::VALUES, 0.0),
-            run => nearest(&*dynamic8::VALUES, (greatest - whole.0[0]) / run),
+            0.0 => nearest(dynamic8::VALUES.as_slice(), 0.0),
+            run => nearest(dynamic8::VALUES.as_slice(), (greatest - whole.0[0]) / run),
         };
         Ok(Grid(vec![scale(whole, index, code), code as f32]))
     }
