@@ -8,7 +8,7 @@
 //! | Q5_1 | d, m, 32 fifth bits, 16 bytes | d · q + m |
 //! | Q8_0 | d, 32 signed bytes | d · q |
 
-use super::{BlockType, half_at, nibble};
+use super::{BlockType, half_at};
 
 pub(super) const Q4_0_BYTES: usize = 2 + 32 / 2;
 pub(super) const Q4_1_BYTES: usize = 2 + 2 + 32 / 2;
@@ -18,32 +18,33 @@ pub(super) const Q8_0_BYTES: usize = 2 + 32;
 const _: () = assert!(Q4_0_BYTES == 18 && Q4_1_BYTES == 20);
 const _: () = assert!(Q5_0_BYTES == 22 && Q5_1_BYTES == 24 && Q8_0_BYTES == 34);
 
+/// Codes first, all at once, then values: two loops that vectorize.
+fn values(block_type: BlockType, block: &[u8], out: &mut [f32], value: impl Fn(u8) -> f32) {
+    let mut stored = [0; 32];
+    codes(block_type, block, &mut stored);
+    out.iter_mut()
+        .zip(stored)
+        .for_each(|(out, code)| *out = value(code));
+}
+
 pub(super) fn q4_0(block: &[u8], out: &mut [f32]) {
     let d = half_at(block, 0);
-    for (i, out) in out.iter_mut().enumerate() {
-        *out = f32::from(nibble(&block[2..], i) as i8 - 8) * d;
-    }
+    values(BlockType::Q4_0, block, out, |q| f32::from(q as i8 - 8) * d);
 }
 
 pub(super) fn q4_1(block: &[u8], out: &mut [f32]) {
     let (d, m) = (half_at(block, 0), half_at(block, 2));
-    for (i, out) in out.iter_mut().enumerate() {
-        *out = f32::from(nibble(&block[4..], i)) * d + m;
-    }
+    values(BlockType::Q4_1, block, out, |q| f32::from(q) * d + m);
 }
 
 pub(super) fn q5_0(block: &[u8], out: &mut [f32]) {
     let d = half_at(block, 0);
-    for (i, out) in out.iter_mut().enumerate() {
-        *out = f32::from(five_bits(&block[2..], i) as i8 - 16) * d;
-    }
+    values(BlockType::Q5_0, block, out, |q| f32::from(q as i8 - 16) * d);
 }
 
 pub(super) fn q5_1(block: &[u8], out: &mut [f32]) {
     let (d, m) = (half_at(block, 0), half_at(block, 2));
-    for (i, out) in out.iter_mut().enumerate() {
-        *out = f32::from(five_bits(&block[4..], i)) * d + m;
-    }
+    values(BlockType::Q5_1, block, out, |q| f32::from(q) * d + m);
 }
 
 pub(super) fn q8_0(block: &[u8], out: &mut [f32]) {
@@ -54,6 +55,7 @@ pub(super) fn q8_0(block: &[u8], out: &mut [f32]) {
 }
 
 /// The stored codes, without a sign; zeros for types that are not of this file.
+#[inline(always)]
 pub(super) fn codes(block_type: BlockType, block: &[u8], out: &mut [u8; 32]) {
     let nibbles = match block_type {
         BlockType::Q4_0 => &block[2..],
@@ -78,10 +80,4 @@ pub(super) fn codes(block_type: BlockType, block: &[u8], out: &mut [u8; 32]) {
     for (i, out) in out.iter_mut().enumerate() {
         *out |= (fifth[i / 8] >> (i % 8) & 1) << 4;
     }
-}
-
-/// Element `i` of 32 five-bit ones: four bytes of fifth bits, then the nibbles.
-fn five_bits(quants: &[u8], i: usize) -> u8 {
-    let fifth = quants[i / 8] >> (i % 8) & 1;
-    nibble(&quants[4..], i) | fifth << 4
 }
