@@ -12,7 +12,7 @@ use std::fmt;
 use std::io;
 
 use chrono::format::{Item, StrftimeItems};
-use minijinja::value::{Kwargs, Value};
+use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, ErrorKind, context};
 
 use crate::{Error, Result};
@@ -111,9 +111,10 @@ impl ChatTemplate {
             most: SPARE_BYTES + 16 * (given + self.source.len()),
         };
         let mut environment = environment();
+        let source = unmarked(&self.source);
         environment.set_fuel(Some(STEPS + STEPS_A_MESSAGE * messages.len() as u64));
         environment
-            .template_from_named_str("chat template", &self.source)
+            .template_from_named_str("chat template", &source)
             .and_then(|template| {
                 let context = context! {
                     messages => Value::from_serialize(messages),
@@ -150,6 +151,25 @@ impl ChatTemplate {
     }
 }
 
+/// `{% generation %}` marks what the model said, for training, and is no Jinja: here it is `{% if true %}`.
+fn unmarked(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(at) = rest.find("{%") {
+        let (before, tag) = rest.split_at(at);
+        let (tag, after) = tag.split_at(tag.find("%}").unwrap_or(tag.len()));
+        out.push_str(before);
+        match tag.trim_matches(|it: char| "{%-+".contains(it) || it.is_whitespace()) {
+            "generation" => out.push_str(&tag.replace("generation", "if true")),
+            "endgeneration" => out.push_str(&tag.replace("endgeneration", "endif")),
+            _ => out.push_str(tag),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
 /// Jinja as Hugging Face sets it up.
 fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
@@ -159,6 +179,7 @@ fn environment() -> Environment<'static> {
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_filter("tojson", to_json);
+    environment.add_test("iterable", is_iterable);
     environment.add_function("raise_exception", |message: String| -> Refusal {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
@@ -170,6 +191,14 @@ fn environment() -> Environment<'static> {
         Ok(chrono::Local::now().format(format).to_string().into())
     });
     environment
+}
+
+/// As in Python, where nothing is nothing to walk through; minijinja's own test is more generous.
+fn is_iterable(value: Value) -> bool {
+    matches!(
+        value.kind(),
+        ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable
+    )
 }
 
 type Refusal = Result<Value, minijinja::Error>;

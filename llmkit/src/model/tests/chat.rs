@@ -135,6 +135,23 @@ fn tools_in_the_manner_of_qwen() {
 }
 
 #[test]
+fn marks_for_training_are_no_matter() {
+    let source = "\
+{% for m in messages -%}
+    {%- if m.role == 'assistant' %}{%- generation -%}{{ m.content }}{% endgeneration %}{% else %}{{ m.role }}{% endif %}
+{%- endfor %}{{ 'generation {% generation' }}";
+    let talk = [Message::user("a"), Message::assistant("b")];
+    assert_eq!(render(source, &talk), "userbgeneration {% generation");
+}
+
+#[test]
+fn nothing_is_not_iterable() {
+    let source =
+        "{% if tools is iterable and tools | length > 0 %}T{% endif %}{{ messages is iterable }}";
+    assert_eq!(render(source, &[Message::user("a")]), "true");
+}
+
+#[test]
 fn hostile_templates_are_refused() {
     for (source, expected) in [
         (
