@@ -1,6 +1,6 @@
 //! Floating point in at most 8 bits: sign, e exponent bits, m mantissa bits.
 //!
-//! value = (−1)ˢ · 2^(max(E, 1) − bias) · ([E > 0] + M/2ᵐ), bias = 2^(e−1) − 1. Encoding rounds to nearest, ties to the
+//! value = (−1)ˢ · 2^(max(E, 1) − bias) · (i + M/2ᵐ), i = 1 if E > 0 and else 0, bias = 2^(e−1) − 1. Encoding rounds to nearest, ties to the
 //! code that ends in 0, subnormals included.
 //!
 //! Source: IEEE 754-2019, section 3 and 4.3.1, scaled down; which codes are infinite or not a number is the business

@@ -1,6 +1,6 @@
 //! Q2_K … Q6_K: super-blocks of 256 weights whose sub-blocks have integer scales under an f16.
 //!
-//! Each sub-block's scale (and minimum) is searched in f32 ([`search`](super::search)); the greatest fixes d (and dₘ), the
+//! Each sub-block's scale (and minimum) is searched in f32 (`search.rs`); the greatest fixes d (and dₘ), the
 //! others become integers; then every weight is rounded with the scales as they are stored. A sub-block whose stored
 //! scale is zero keeps the codes of its search, which then mean nothing.
 

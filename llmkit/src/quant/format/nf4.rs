@@ -4,7 +4,7 @@
 //! their mean is taken off, each run of 256 of them is scaled by its greatest and becomes an 8-bit dynamic code.
 //!
 //! Source: T. Dettmers et al., *QLoRA: Efficient Finetuning of Quantized LLMs* (arXiv 2305.14314), section 3; the values
-//! are those of [`nf4`](crate::numeric::nf4), the code of [`dynamic8`](crate::numeric::dynamic8).
+//! are those of [`nf4`](mod@crate::numeric::nf4), the code of [`dynamic8`](mod@crate::numeric::dynamic8).
 //!
 //! Cost: a search among 16 points a weight; 4 + 32/g bits a weight, 4 + 8/g + 32/(256·g) with double quantization
 //! (for g = 64: 0.5 or 0.127 bits of overhead) and 32 bits a tensor for the mean.
