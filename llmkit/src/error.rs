@@ -141,4 +141,42 @@ impl Error {
             got: got.to_string(),
         }
     }
+
+    /// What `work` returns: code of another's library on a file that is not trusted. Should it panic, that is a mistake of the file,
+    /// an [`Error::Format`] with what was said.
+    pub(crate) fn guarded<R>(
+        file: impl std::fmt::Display,
+        expected: &str,
+        work: impl FnOnce() -> R,
+    ) -> Result<R> {
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        caught.map_err(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let said = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            Error::Format {
+                file: file.to_string(),
+                expected: expected.to_owned(),
+                got: format!(
+                    "one that its reader fails on: {}",
+                    said.unwrap_or("no word")
+                ),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_a_library_is_an_error_of_the_file() {
+        assert_eq!(Error::guarded("f", "x", || 4).unwrap(), 4);
+        let plain: fn() = || panic!("planted");
+        let built: fn() = || panic!("planted {}", std::process::id());
+        for work in [plain, built] {
+            let said = Error::guarded("f", "x", work).unwrap_err().to_string();
+            assert!(said.starts_with("f: expected x, got") && said.contains("planted"));
+        }
+    }
 }

@@ -102,6 +102,13 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Format`] with file and line if the template is no template, refuses the conversation, or exceeds a limit.
     pub fn render(&self, messages: &[Message], is_answered_next: bool) -> Result<String> {
+        let file = format!("{}: chat template", self.file);
+        let expected = "a template that renders this conversation";
+        // minijinja 2.24 panics on `[][::-1][0]`, say.
+        Error::guarded(file, expected, || self.rendered(messages, is_answered_next))?
+    }
+
+    fn rendered(&self, messages: &[Message], is_answered_next: bool) -> Result<String> {
         let given: usize = messages
             .iter()
             .map(|it| it.content.len() + it.role.len())

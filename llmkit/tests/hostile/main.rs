@@ -109,6 +109,7 @@ fn child(target: &str, from: u64, count: u64) -> Result<String, (u64, String)> {
         .env("LLMKIT_HOSTILE", format!("{target}:{from}:{count}"))
         .env(PROGRESS, &progress)
         .env("MALLOC_ARENA_MAX", "1")
+        .env("RUST_BACKTRACE", "0")
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned();

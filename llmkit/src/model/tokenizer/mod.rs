@@ -43,8 +43,24 @@ impl Tokenizer {
 
     /// From a `tokenizer.json`, with what its neighbours say.
     pub(super) fn with_settings(path: &Path, settings: &Settings) -> Result<Tokenizer> {
+        // What is no JSON inside the decoder, the library does not refuse but panics on.
+        #[derive(serde::Deserialize)]
+        struct Readable {
+            #[serde(default, rename = "decoder")]
+            _decoder: serde_json::Value,
+        }
+        let json = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let _: Readable = serde_json::from_str(&json).map_err(|source| Error::Json {
+            context: path.display().to_string(),
+            source,
+        })?;
+        let read = || Tokenizer::of_text(path, &json, settings);
+        Error::guarded(path.display(), "a tokenizer", read)?
+    }
+
+    fn of_text(path: &Path, json: &str, settings: &Settings) -> Result<Tokenizer> {
         let wrong = |error| Error::Tokenizer(format!("{}: {error}", path.display()));
-        let mut inner = tokenizers::Tokenizer::from_file(path).map_err(wrong)?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(wrong)?;
         // These are for batches in training: they would cut a text, or fill it up to a length of the file's choice.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(wrong)?;
@@ -76,7 +92,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Format`] if the metadata are incomplete or of a kind we do not know.
     pub fn from_gguf(gguf: &Gguf) -> Result<Tokenizer> {
-        rebuilt::tokenizer(gguf)
+        Error::guarded(gguf.file(), "a tokenizer", || rebuilt::tokenizer(gguf))?
     }
 
     /// Token ids of `text`, without a beginning-of-sequence token. A byte for which the vocabulary has no token is left out, as by
@@ -85,12 +101,9 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`], which byte-level BPE has no reason for.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self
-            .inner
-            .encode_fast(text, false)
-            .map_err(failed)?
-            .get_ids()
-            .to_vec())
+        let encode = || self.inner.encode_fast(text, false);
+        let encoding = Error::guarded("tokenizer", "one that can encode", encode)?;
+        Ok(encoding.map_err(failed)?.get_ids().to_vec())
     }
 
     /// Text of `ids`, markup included. Bytes that are not UTF-8 (a character cut in two) become U+FFFD.
@@ -105,7 +118,8 @@ impl Tokenizer {
                 id,
             ));
         }
-        self.inner.decode(ids, false).map_err(failed)
+        let decode = || self.inner.decode(ids, false);
+        Error::guarded("tokenizer", "one that can decode", decode)?.map_err(failed)
     }
 
     /// Tokens in the vocabulary.

@@ -136,6 +136,11 @@ fn tokenizers_that_are_none() {
         ("\"Regex\": \"", "\"Regex\": \"("),
         ("\"ab\": 3", "\"ab\": -3"),
         ("\"ab\": 3", "\"ab\": 4294967296"),
+        // Once panics inside tokenizers: no JSON in the decoder.
+        ("\"decoder\": {", "\"decoder\": {1: 2, "),
+        ("\"decoder\": {", "\"decoder\": {\"a\" \"b\", "),
+        ("\"decoder\": {", "\"decoder\": {\"a\": 1e999, "),
+        ("\"decoder\": {", "\"decoder\": {\"a\": \"\\ud800\", "),
     ] {
         refused(
             to,
@@ -175,6 +180,11 @@ fn odd_tokenizers_behave() {
         // A pattern whose matching takes exponential time.
         ("\\\\p{L}+", "(a+)+(a+)+(a+)+$(?!b)|\\\\p{L}+"),
         ("\"<|im_end|>\"", "\"\""),
+        // A special token that the template of the post-processor does not explain: once a panic.
+        (
+            "\"special_tokens\": {\"<|endoftext|>\"",
+            "\"special_tokens\": {\"<|other|>\"",
+        ),
     ] {
         let bytes = replaced(1, from, to);
         if let Err(error) = entry::folder(&bytes) {
