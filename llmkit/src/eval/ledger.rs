@@ -103,7 +103,8 @@ impl Ledger {
         Error::Format {
             file: self.path.display().to_string(),
             expected: "rows of the ledger".into(),
-            got: error.to_string(),
+            // What is no ledger may have lines of any length.
+            got: error.to_string().chars().take(300).collect(),
         }
     }
 }

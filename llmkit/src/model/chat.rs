@@ -68,6 +68,11 @@ const DEPTH: usize = 64;
 /// Bytes of the result beyond 16 times those of template and messages.
 const SPARE_BYTES: usize = 1 << 20;
 
+/// Bytes of a template. minijinja's parser calls itself for each `not` or bracket without a limit of its own …
+const SOURCE_BYTES: usize = 64 << 10;
+/// … so that it is given a stack that is enough for as many as fit into a template.
+const STACK_BYTES: usize = 256 << 20;
+
 /// ChatML with SmolLM2's instruction, for its checkpoint as [`hub`](crate::hub) fetches it: without `tokenizer_config.json`.
 pub(super) const SMOLLM2: &str = "\
 {%- if messages[0].role != 'system' -%}
@@ -104,8 +109,23 @@ impl ChatTemplate {
     pub fn render(&self, messages: &[Message], is_answered_next: bool) -> Result<String> {
         let file = format!("{}: chat template", self.file);
         let expected = "a template that renders this conversation";
+        if self.source.len() > SOURCE_BYTES {
+            let expected = format!("a template of at most {SOURCE_BYTES} bytes");
+            return Err(self.wrong(&expected, format!("{} bytes", self.source.len())));
+        }
         // minijinja 2.24 panics on `[][::-1][0]`, say.
-        Error::guarded(file, expected, || self.rendered(messages, is_answered_next))?
+        let render =
+            || Error::guarded(file, expected, || self.rendered(messages, is_answered_next));
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+            let running = thread
+                .spawn_scoped(scope, render)
+                .map_err(|error| self.wrong("a thread to render it on", error))?;
+            // A panic never gets here: it was caught above.
+            running
+                .join()
+                .unwrap_or_else(|_| Err(self.wrong(expected, "a failure of its thread")))
+        })?
     }
 
     fn rendered(&self, messages: &[Message], is_answered_next: bool) -> Result<String> {

@@ -258,7 +258,7 @@ fn weights_that_are_not_those_of_the_configuration() {
         ("model.norm.weight", "lm_head.weight", "output"),
         ("\"shape\":[4, 8]", "\"shape\":[8,4]", "attn_k"),
         ("\"shape\":[4, 8]", "\"shape\":[32]", "attn_k"),
-        ("\"shape\":[4, 8]", "\"shape\":[4,8,1]", "attn_k"),
+        ("\"shape\":[4, 8]", "\"shape\":[4,8,1]", "k_proj"),
         ("\"shape\":[4, 8]", "\"shape\":[2,16]", "attn"),
     ] {
         refused(
