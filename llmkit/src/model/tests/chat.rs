@@ -148,7 +148,8 @@ fn marks_for_training_are_no_matter() {
 fn nothing_is_not_iterable() {
     let source =
         "{% if tools is iterable and tools | length > 0 %}T{% endif %}{{ messages is iterable }}";
-    assert_eq!(render(source, &[Message::user("a")]), "true");
+    // As Python writes it.
+    assert_eq!(render(source, &[Message::user("a")]), "True");
 }
 
 #[test]
@@ -177,14 +178,13 @@ fn hostile_templates_are_refused() {
         let text = refusal(source);
         assert!(text.contains(expected), "{source}: {text}");
     }
-    let deep = format!(
-        "{}1{}",
-        "{% if 1 %}".repeat(5000),
-        "{% endif %}".repeat(5000)
-    );
-    let nested = format!("{{{{ {}1{} }}}}", "(".repeat(50_000), ")".repeat(50_000));
-    for source in [deep, nested] {
+    let deep = |n: usize| format!("{}1{}", "{% if 1 %}".repeat(n), "{% endif %}".repeat(n));
+    let nested = |n: usize| format!("{{{{ {}1{} }}}}", "(".repeat(n), ")".repeat(n));
+    for source in [deep(2500), nested(30_000)] {
         assert!(refusal(&source).contains("syntax error"));
+    }
+    for source in [deep(5000), nested(50_000)] {
+        assert!(refusal(&source).contains("at most 65536 bytes"));
     }
     assert_eq!(render("", &[]), "");
     assert_eq!(render("{{ messages | length }}{{ nothing }}", &[]), "0");
