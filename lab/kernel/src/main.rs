@@ -16,6 +16,7 @@ mod display;
 mod evaluate;
 mod explain;
 mod metadata;
+mod parent;
 mod server;
 mod shim;
 mod snapshot;
@@ -78,10 +79,13 @@ fn main() -> ExitCode {
 
 fn run(role: Option<&str>, arguments: &Arguments) -> Result<ExitCode> {
     match role {
-        Some("kernel") => spare::launch(
-            &arguments.path("--repo")?,
-            &arguments.path("--connection-file")?,
-        ),
+        Some("kernel") => {
+            parent::end_with_it();
+            spare::launch(
+                &arguments.path("--repo")?,
+                &arguments.path("--connection-file")?,
+            )
+        }
         Some("stock") => stock(
             &arguments.path("--repo")?,
             &arguments.path("--connection-file")?,

@@ -5,7 +5,7 @@
 //! ```
 //! The kernel is [`attend`]. A task is some query rows of one key/value head of one sequence: the rows of all query heads that
 //! share it, so that a block is read once for all of them. Prompts get tasks of as many rows as fill the kernel's tiles, single
-//! tokens one row a task where there would not be enough tasks.
+//! tokens one task a key/value head, or one a row where there would not be enough tasks for all threads.
 //!
 //! Source: Dao et al. 2022, *FlashAttention*, 2205.14135, algorithm 1.
 //! Cost: 4·S·D flops a query and head; keys and values are read once a task; nothing of size T × S is kept.
@@ -66,9 +66,12 @@ impl Attention for Flash {
         let (heads, shared) = (call.heads, call.heads / shape.groups);
         let team = &call.engine.team;
         let tokens: usize = call.sequences.iter().map(|it| it.positions.len()).sum();
-        let in_task = match tokens * heads < ROWS * team.threads() {
-            true => 1,
-            false => ROWS,
+        let in_task = if tokens * heads >= ROWS * team.threads() {
+            ROWS
+        } else if tokens * shape.groups >= team.threads() {
+            shared
+        } else {
+            1
         };
         let mut tasks = Vec::new();
         let mut first = 0;

@@ -3,6 +3,8 @@
 //! Plain Rust that the compiler vectorizes, compiled once for each instruction set; sums go through 16 lanes in a fixed order. So the
 //! bits are the same on all of them.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::isa::{Isa, vectorized};
 use super::panel::{LANES, bf16_bits};
 use super::team::Team;
@@ -57,6 +59,26 @@ pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f3
             }
         });
     });
+}
+
+/// First of `values` that is not finite.
+pub fn position_not_finite(isa: Isa, values: &[f32], team: &Team) -> Option<usize> {
+    // Magnitudes are ordered as their bits, infinity and NaN above all numbers; a maximum has no early exit and is vectorized.
+    const PART: usize = 1 << 14;
+    let bad = AtomicUsize::new(usize::MAX);
+    team.tasks(values.len().div_ceil(PART), &|part| {
+        let values = &values[part * PART..values.len().min((part + 1) * PART)];
+        let top = vectorized(isa, || {
+            let magnitudes = values.iter().map(|it| it.to_bits() & 0x7fff_ffff);
+            magnitudes.fold(0, u32::max)
+        });
+        if !f32::from_bits(top).is_finite()
+            && let Some(at) = values.iter().position(|it| !it.is_finite())
+        {
+            bad.fetch_min(part * PART + at, Ordering::Relaxed);
+        }
+    });
+    Some(bad.into_inner()).filter(|&at| at != usize::MAX)
 }
 
 #[inline(always)]

@@ -1,9 +1,8 @@
 //! Several products of one input — queries, keys and values; gate and up — in one parallel region.
 //!
 //! One token of a small model is hundreds of products of some microseconds each, and every region ends with a wait for the slowest
-//! thread. Products that do not need each other's results share a region: each thread does its columns of the first, then of the second …
-//!
-//! With many rows, threads take small pieces one by one instead, so that a thread that was held up does not hold up the other.
+//! thread. Products that do not need each other's results share a region. Threads take pieces of columns one by one, so that a thread
+//! that was held up does not hold up the others.
 
 #![allow(unsafe_code)]
 
@@ -15,10 +14,12 @@ use super::isa::Isa;
 use super::panel::{LANES, Panels};
 use super::team::Team;
 
-/// Rows from which threads take pieces one by one.
+/// Rows from which a product is bound by arithmetic, and pieces are as large as the widest tile.
 const MANY_ROWS: usize = 32;
 /// Panels in such a piece: a multiple of all tiles' widths.
 const PIECE: usize = 8;
+/// Pieces for each thread where there are few rows: memory likes long pieces, a thread that is held up short ones.
+const SHARES: usize = 4;
 
 /// A matrix and its input, in the form that its kernel wants.
 #[derive(Debug, Clone, Copy)]
@@ -107,24 +108,22 @@ pub fn multiply_all(isa: Isa, products: &mut [Product<'_>], team: &Team) {
     }
     let jobs: Vec<Job<'_>> = products.iter_mut().map(Job::of).collect();
     let rows = jobs.iter().map(|it| it.tokens).max().unwrap_or(0);
-    if rows < MANY_ROWS {
-        let threads = team.threads();
-        return team.run(&|part| {
-            for job in &jobs {
-                let count = job.panels;
-                job.run(isa, count * part / threads..count * (part + 1) / threads);
+    let panels: usize = jobs.iter().map(|it| it.panels).sum();
+    let piece = match rows < MANY_ROWS {
+        true => panels.div_ceil(team.threads() * SHARES).max(1),
+        false => PIECE,
+    };
+    // Panels of all products are numbered through: a piece may end in another product than it begins in.
+    team.tasks(panels.div_ceil(piece), &|index| {
+        let mut first = 0;
+        let wanted = index * piece..(index + 1) * piece;
+        for job in &jobs {
+            let own = wanted.start.max(first)..wanted.end.min(first + job.panels);
+            if !own.is_empty() {
+                job.run(isa, own.start - first..own.end - first);
             }
-        });
-    }
-    let pieces: Vec<(&Job<'_>, Range<usize>)> = (jobs.iter())
-        .flat_map(|job| {
-            let starts = (0..job.panels).step_by(PIECE);
-            starts.map(move |start| (job, start..job.panels.min(start + PIECE)))
-        })
-        .collect();
-    team.tasks(pieces.len(), &|index| {
-        let (job, panels) = &pieces[index];
-        job.run(isa, panels.clone());
+            first += job.panels;
+        }
     });
 }
 

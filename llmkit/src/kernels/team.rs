@@ -1,11 +1,11 @@
 //! Fork-join on a fixed set of threads, for work of microseconds.
 //!
-//! One token of a small model is some 300 parallel regions of a few microseconds each; waking a sleeping thread takes longer
+//! One token of a small model is some 150 parallel regions of a few microseconds each; waking a sleeping thread takes longer
 //! than that. So the workers of a [`Team`] spin for a moment after each region before they go to sleep.
 //!
-//! A region is announced by a new epoch: the leader publishes the work, raises `epoch`, does its own share, and waits until the
-//! workers' `pending` count is zero. Work is split by the caller: either one part a thread ([`Team::run`]) or small tasks
-//! that threads take one by one ([`Team::tasks`]).
+//! A region is open from the moment the leader publishes its work until the leader has found nothing more to do. Workers enter it
+//! while it is open and count themselves in; the leader waits for those inside, and for nobody else: on a busy machine, where a
+//! worker may not run for milliseconds, the others do its share. All of this is one number, [`Shared::state`].
 
 #![allow(unsafe_code)]
 
@@ -14,26 +14,31 @@ use std::cell::{Cell, UnsafeCell};
 use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 
 /// Turns of the waiting loop before a worker sleeps: some 50 µs.
 const SPINS: usize = 1 << 13;
+/// Turns before the leader, waiting for a worker inside, offers its core: the worker may be waiting for that very core.
+const PATIENCE: usize = 1 << 9;
 
-type Work<'a> = dyn Fn(usize) + Sync + 'a;
+/// Set in a region's state while workers may enter; below it the number of workers inside, above it the region's number.
+const OPEN: u64 = 1 << 31;
+const INSIDE_MASK: u64 = OPEN - 1;
+
+type Work<'a> = dyn Fn() + Sync + 'a;
 
 struct Shared {
-    epoch: AtomicUsize,
-    pending: AtomicUsize,
+    state: AtomicU64,
     ends: AtomicBool,
-    /// The work of the current epoch; valid while `pending` > 0.
+    /// The work of the current region; valid for those inside.
     work: UnsafeCell<Option<&'static Work<'static>>>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: `work` is written by the leader alone, before the epoch it belongs to is published and after all workers have
-// finished the one before; workers read it in between.
+// SAFETY: `work` is written by the leader alone, while the region is closed and nobody is inside; workers read it only between
+// entering an open region and leaving it.
 unsafe impl Sync for Shared {}
 
 /// Threads that do one thing together. Dropping it ends them.
@@ -53,8 +58,7 @@ impl Team {
     /// A team of `threads` (at least one), the caller being one of them.
     pub fn new(threads: usize) -> Team {
         let shared = Arc::new(Shared {
-            epoch: AtomicUsize::new(0),
-            pending: AtomicUsize::new(0),
+            state: AtomicU64::new(0),
             ends: AtomicBool::new(false),
             work: UnsafeCell::new(None),
             panic: Mutex::new(None),
@@ -63,7 +67,7 @@ impl Team {
             let shared = Arc::clone(&shared);
             thread::Builder::new()
                 .name(format!("llmkit-{index}"))
-                .spawn(move || serve(&shared, index))
+                .spawn(move || serve(&shared))
         };
         // A thread that cannot be started is a thread less.
         let workers = (1..threads.max(1)).map_while(|i| worker(i).ok()).collect();
@@ -88,49 +92,16 @@ impl Team {
         self.workers.len() + 1
     }
 
-    /// Calls `work(part)` for each part in 0..[`threads`](Self::threads), in parallel, and returns when all are done.
+    /// Calls `task(index)` for each index in 0..`count`, each thread taking the next one when it is done, and returns when all are done.
     ///
     /// # Panics
-    /// If `work` does, after all parts have ended.
-    pub fn run(&self, work: &Work<'_>) {
-        let threads = self.threads();
-        if threads == 1 || INSIDE.get() {
-            (0..threads).for_each(work);
-            return;
-        }
-        let _leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: only the lifetime is changed. No worker uses the reference after `pending` reaches zero, and this function
-        // does not return (or unwind) before that.
-        let lasting = unsafe { std::mem::transmute::<&Work<'_>, &'static Work<'static>>(work) };
-        // SAFETY: all workers are between epochs (`pending` is zero), so nobody reads.
-        unsafe { *self.shared.work.get() = Some(lasting) };
-        self.shared.pending.store(threads - 1, Ordering::Relaxed);
-        self.shared.epoch.fetch_add(1, Ordering::Release);
-        self.workers.iter().for_each(|it| it.thread().unpark());
-        INSIDE.set(true);
-        let own = catch_unwind(AssertUnwindSafe(|| work(0)));
-        INSIDE.set(false);
-        let mut turns = 0usize;
-        while self.shared.pending.load(Ordering::Acquire) > 0 {
-            turns += 1;
-            if turns.is_multiple_of(SPINS) {
-                thread::yield_now();
-            }
-            std::hint::spin_loop();
-        }
-        let theirs = self.shared.panic.lock().ok().and_then(|mut it| it.take());
-        if let Some(panic) = own.err().or(theirs) {
-            resume_unwind(panic);
-        }
-    }
-
-    /// Calls `task(index)` for each index in 0..`count`, each thread taking the next one when it is done.
-    ///
-    /// # Panics
-    /// If `task` does.
+    /// If `task` does, after all threads have left; tasks that had not begun may then be left undone.
     pub fn tasks(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {
+        if count <= 1 || self.workers.is_empty() || INSIDE.get() {
+            return (0..count).for_each(task);
+        }
         let next = AtomicUsize::new(0);
-        let work = |_: usize| {
+        self.region(&|| {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 if index >= count {
@@ -138,38 +109,63 @@ impl Team {
                 }
                 task(index);
             }
-        };
-        match count {
-            0 | 1 => work(0),
-            _ => self.run(&work),
-        }
+        });
     }
 
-    /// Calls `task(rows)` for consecutive ranges of 0..`count`, one a thread, as equal as can be.
+    /// Calls `task(rows)` for consecutive ranges of 0..`count`, one for each thread, as equal as can be.
     ///
     /// # Panics
-    /// If `task` does.
+    /// As [`tasks`](Self::tasks).
     pub fn ranges(&self, count: usize, task: &(dyn Fn(Range<usize>) + Sync)) {
-        let threads = self.threads();
-        if count <= 1 || threads == 1 {
-            return task(0..count);
-        }
-        self.run(&|part| {
-            let range = count * part / threads..count * (part + 1) / threads;
-            if !range.is_empty() {
-                task(range);
-            }
+        let parts = self.threads().min(count);
+        self.tasks(parts, &|part| {
+            task(count * part / parts..count * (part + 1) / parts);
         });
+    }
+
+    /// Runs `work` on this thread and on every worker that comes in time; `work` returns when nothing is left to begin.
+    fn region(&self, work: &Work<'_>) {
+        let _leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = &self.shared.state;
+        // SAFETY: only the lifetime is changed. Workers use the reference while they are inside, and this function does not return
+        // (or unwind) before the region is closed and all have left.
+        let lasting = unsafe { std::mem::transmute::<&Work<'_>, &'static Work<'static>>(work) };
+        // SAFETY: the region before is closed and left (below), so nobody reads.
+        unsafe { *self.shared.work.get() = Some(lasting) };
+        let number = (state.load(Ordering::Relaxed) >> 32).wrapping_add(1);
+        state.store(number << 32 | OPEN, Ordering::Release);
+        self.workers.iter().for_each(|it| it.thread().unpark());
+        INSIDE.set(true);
+        let own = catch_unwind(AssertUnwindSafe(work));
+        INSIDE.set(false);
+        let mut inside = state.fetch_and(!OPEN, Ordering::Acquire) & INSIDE_MASK;
+        let mut turns = 0usize;
+        while inside > 0 {
+            turns += 1;
+            match turns > PATIENCE {
+                true => thread::yield_now(),
+                false => std::hint::spin_loop(),
+            }
+            inside = state.load(Ordering::Acquire) & INSIDE_MASK;
+        }
+        let theirs = self.shared.panic.lock().ok().and_then(|mut it| it.take());
+        if let Some(panic) = own.err().or(theirs) {
+            resume_unwind(panic);
+        }
     }
 }
 
 /// A worker's life.
-fn serve(shared: &Shared, index: usize) {
+fn serve(shared: &Shared) {
     INSIDE.set(true);
     let mut seen = 0;
     loop {
         let mut turns = 0;
-        while shared.epoch.load(Ordering::Acquire) == seen {
+        let mut state = shared.state.load(Ordering::Acquire);
+        while state >> 32 == seen || state & OPEN == 0 {
+            if shared.ends.load(Ordering::Relaxed) {
+                return;
+            }
             turns += 1;
             if turns < SPINS {
                 std::hint::spin_loop();
@@ -177,25 +173,28 @@ fn serve(shared: &Shared, index: usize) {
                 // An `unpark` that came before is not lost: `park` then returns at once.
                 thread::park();
             }
+            state = shared.state.load(Ordering::Acquire);
         }
-        seen += 1;
-        if shared.ends.load(Ordering::Relaxed) {
-            return;
+        // Counted in, if the region is still the same and open.
+        let entered =
+            (shared.state).compare_exchange(state, state + 1, Ordering::Acquire, Ordering::Relaxed);
+        if entered.is_err() {
+            continue;
         }
-        // SAFETY: the epoch was published after the work was written, and this worker has not yet counted itself done.
+        seen = state >> 32;
+        // SAFETY: this worker is inside: the work was written before the region was opened and stays until all have left.
         if let Some(work) = unsafe { *shared.work.get() }
-            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(index)))
+            && let Err(panic) = catch_unwind(AssertUnwindSafe(work))
         {
             *shared.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
         }
-        shared.pending.fetch_sub(1, Ordering::Release);
+        shared.state.fetch_sub(1, Ordering::Release);
     }
 }
 
 impl Drop for Team {
     fn drop(&mut self) {
         self.shared.ends.store(true, Ordering::Relaxed);
-        self.shared.epoch.fetch_add(1, Ordering::Release);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
             // A worker's panics are kept by the worker; there is none left to hear of.
@@ -213,7 +212,6 @@ impl fmt::Debug for Team {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicU64;
 
     #[test]
     fn every_part_task_and_row_is_done_exactly_once() {
@@ -221,12 +219,6 @@ mod tests {
             let team = Team::new(threads);
             assert_eq!(team.threads(), threads);
             for round in 0..200 {
-                let parts = AtomicU64::new(0);
-                team.run(&|part| {
-                    parts.fetch_add(1 << (8 * part), Ordering::Relaxed);
-                });
-                let expected: u64 = (0..threads).map(|it| 1u64 << (8 * it)).sum();
-                assert_eq!(parts.into_inner(), expected);
                 let count = round % 13;
                 let tasks: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
                 team.tasks(count, &|i| {
@@ -243,11 +235,29 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_that_does_not_come_is_not_waited_for() {
+        let mut team = Team::new(1);
+        // A thread that the system never runs, as far as the team can see.
+        let shared = Arc::clone(&team.shared);
+        team.workers.push(thread::spawn(move || {
+            while !shared.ends.load(Ordering::Relaxed) {
+                thread::park();
+            }
+        }));
+        assert_eq!(team.threads(), 2);
+        let done = AtomicUsize::new(0);
+        team.tasks(10, &|_| {
+            done.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(done.into_inner(), 10);
+    }
+
+    #[test]
     fn a_panic_reaches_the_caller_and_the_team_goes_on() {
         let team = Team::new(3);
         for part in 0..3 {
             let panic = catch_unwind(AssertUnwindSafe(|| {
-                team.run(&|it| assert!(it != part, "planted"));
+                team.tasks(3, &|it| assert!(it != part, "planted"));
             }));
             assert!(panic.is_err(), "{part}");
             let done = AtomicUsize::new(0);
@@ -284,7 +294,7 @@ mod tests {
         let done = AtomicUsize::new(0);
         for _ in 0..3 {
             thread::sleep(std::time::Duration::from_millis(20));
-            team.run(&|_| {
+            team.tasks(2, &|_| {
                 done.fetch_add(1, Ordering::Relaxed);
             });
         }

@@ -22,11 +22,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::config::Config;
 use super::hook::Hook;
 use super::layer::Layer;
-use super::linear::{Engine, Input, Linear, WeightType};
+use super::linear::{Engine, Input, Linear, WeightType, forward_all};
 use super::rope::frequencies;
 use super::weights::Weights;
 use crate::attention::{Attention, Call, Flash, Mask, Sequence};
-use crate::kernels::activation::{rms_norm, swiglu};
+use crate::kernels::activation::{position_not_finite, rms_norm, swiglu};
 use crate::kernels::dense::Into;
 use crate::kernels::rope::Angles;
 use crate::kvcache::store::{Contiguous, Shape, Store};
@@ -209,7 +209,7 @@ impl Llama {
             None => Ok(()),
         };
         let check_finite = |name: fmt::Arguments<'_>, columns: usize, values: &[f32]| {
-            let at = values.iter().position(|it| !it.is_finite());
+            let at = position_not_finite(isa, values, team);
             at.map_or(Ok(()), |at| {
                 Err(Error::Format {
                     file: format!("activation {name}, token {}", at / columns),
@@ -223,15 +223,12 @@ impl Llama {
             rms_norm(isa, &x, &layer.attn_norm, epsilon, &mut normed, team);
             visit(n, "attn_q.in", c.width, &mut normed)?;
             let input = Input::new(&normed, c.width, &self.engine);
-            layer
-                .attn_q
-                .forward(&input, Into::Replace, &mut q, &self.engine);
-            layer
-                .attn_k
-                .forward(&input, Into::Replace, &mut k, &self.engine);
-            layer
-                .attn_v
-                .forward(&input, Into::Replace, &mut v, &self.engine);
+            let mut products: [(&dyn Linear, &mut [f32]); 3] = [
+                (&*layer.attn_q, &mut q),
+                (&*layer.attn_k, &mut k),
+                (&*layer.attn_v, &mut v),
+            ];
+            forward_all(&input, &mut products, &self.engine);
             for (out, bias) in [&mut q, &mut k, &mut v].into_iter().zip(&layer.biases) {
                 if !bias.is_empty() {
                     let rows = out.chunks_exact_mut(bias.len());
@@ -283,12 +280,9 @@ impl Llama {
             rms_norm(isa, &x, &layer.ffn_norm, epsilon, &mut normed, team);
             visit(n, "ffn_gate.in", c.width, &mut normed)?;
             let input = Input::new(&normed, c.width, &self.engine);
-            layer
-                .ffn_gate
-                .forward(&input, Into::Replace, &mut gate, &self.engine);
-            layer
-                .ffn_up
-                .forward(&input, Into::Replace, &mut up, &self.engine);
+            let mut products: [(&dyn Linear, &mut [f32]); 2] =
+                [(&*layer.ffn_gate, &mut gate), (&*layer.ffn_up, &mut up)];
+            forward_all(&input, &mut products, &self.engine);
             swiglu(isa, &mut gate, &up, c.ffn_width, team);
             visit(n, "ffn_down.in", c.ffn_width, &mut gate)?;
             let input = Input::new(&gate, c.ffn_width, &self.engine);

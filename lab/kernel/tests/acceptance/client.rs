@@ -42,6 +42,9 @@ pub struct Reply {
     pub seconds: f64,
 }
 
+/// The kernel under test.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_llmkit-kernel");
+
 /// Held from choosing ports until a kernel has bound them, so that no other kernel of these tests chooses the same.
 static PORTS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
@@ -61,6 +64,14 @@ impl Kernel {
     }
 
     pub async fn start_with(variables: &[(&str, &str)]) -> Kernel {
+        Kernel::start_by(tokio::process::Command::new(BINARY), variables).await
+    }
+
+    /// Starts a kernel by a `command` that hands its arguments on to the binary.
+    pub async fn start_by(
+        mut command: tokio::process::Command,
+        variables: &[(&str, &str)],
+    ) -> Kernel {
         let directory = tempfile::tempdir().expect("temporary directory");
         let ports_taken = PORTS.lock().await;
         let ip = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -81,7 +92,7 @@ impl Kernel {
         std::fs::write(&file, serde_json::to_string(&connection).expect("json"))
             .expect("connection file");
         drop(listeners);
-        let process = tokio::process::Command::new(env!("CARGO_BIN_EXE_llmkit-kernel"))
+        let process = command
             .arg("kernel")
             .arg("--connection-file")
             .arg(&file)

@@ -56,6 +56,30 @@ async fn a_killed_kernel_leaves_nothing_behind() {
     );
 }
 
+#[tokio::test]
+async fn a_kernel_ends_with_a_parent_that_was_killed() {
+    let mut parent = tokio::process::Command::new("sh");
+    parent.args([
+        "-c",
+        "JPY_PARENT_PID=$$ \"$0\" \"$@\" & wait",
+        client::BINARY,
+    ]);
+    let variables = [("LLMKIT_NO_SPARE", "1"), ("LLMKIT_COLD_START", "1")];
+    let mut kernel = Kernel::start_by(parent, &variables).await;
+    let id = kernel.run("print!(\"{}\", std::os::unix::process::parent_id());");
+    let id: u32 = id.await.stdout.parse().expect("a process id");
+    assert!(is_descendant(
+        &id.to_string(),
+        kernel.process.id().expect("a shell")
+    ));
+    kernel.process.kill().await.expect("kill");
+    let start = Instant::now();
+    while std::path::Path::new(&format!("/proc/{id}/exe")).exists() {
+        assert!(start.elapsed() < Duration::from_secs(5), "{id} goes on");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// A cell that takes the compiler a second or more.
 fn slow_to_compile() -> String {
     let function =
@@ -120,7 +144,7 @@ async fn a_spare_takes_over_with_the_notebooks_own_session() {
         ("XDG_RUNTIME_DIR", sockets.path().to_str().expect("UTF-8")),
         ("LLMKIT_NO_SPARE", "1"),
     ];
-    let mut spare = tokio::process::Command::new(env!("CARGO_BIN_EXE_llmkit-kernel"))
+    let mut spare = tokio::process::Command::new(client::BINARY)
         .arg("spare")
         .arg("--repo")
         .arg(client::repo())

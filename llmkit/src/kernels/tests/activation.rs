@@ -1,7 +1,7 @@
 //! Norms and gates.
 
 use super::{Numbers, UNIT};
-use crate::kernels::activation::{rms_norm, swiglu};
+use crate::kernels::activation::{position_not_finite, rms_norm, swiglu};
 use crate::kernels::isa::Isa;
 use crate::kernels::team::Team;
 
@@ -208,6 +208,26 @@ fn a_row_that_is_not_finite_is_seen_in_itself_and_nowhere_else() {
             swiglu(isa, &mut x, &[1.0; 330], 33, &team);
             for (i, it) in x.iter().enumerate() {
                 assert_eq!(it.is_finite(), i != 4 * 33 + 32, "{isa} {odd} gate at {i}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_first_number_that_is_none_is_found() {
+    let team = Team::new(2);
+    for isa in Isa::here() {
+        let find = |values: &[f32]| position_not_finite(isa, values, &team);
+        assert_eq!(find(&[]), None);
+        for length in [1, 17, 40_000] {
+            let mut values = vec![f32::MAX; length];
+            assert_eq!(find(&values), None, "{isa}, {length}");
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                for at in [length - 1, length / 2, 0] {
+                    values[at] = bad;
+                    assert_eq!(find(&values), Some(at), "{isa}, {length}, {bad}");
+                }
+                values.fill(-0.0);
             }
         }
     }

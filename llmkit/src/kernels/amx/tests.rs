@@ -1,0 +1,205 @@
+//! The driver on a simulated unit, and on the real one where there is one.
+
+use super::*;
+use crate::kernels::dense::{Element, multiply_at};
+use crate::kernels::panel::{Panels, bf16_value};
+use crate::kernels::{Isa, Team};
+
+/// A unit made of memory, after the manual's pseudo-code. `bug` plants one of the mistakes one can make.
+#[derive(Default)]
+struct Simulated {
+    rows: [usize; 8],
+    tiles: [[[u32; SIDE]; SIDE]; 8],
+    bug: Option<Bug>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Bug {
+    /// A and B taken for each other.
+    Swapped,
+    /// Only the even products.
+    HalfAPair,
+    /// C begins with what was there.
+    NotZeroed,
+}
+
+impl Unit for Simulated {
+    unsafe fn configure(&mut self, [first, second]: [usize; 2]) {
+        self.rows = [first, first, second, second, first, second, SIDE, SIDE];
+        self.tiles = Default::default();
+    }
+    unsafe fn zero<const C: u8>(&mut self) {
+        if self.bug != Some(Bug::NotZeroed) {
+            self.tiles[C as usize] = Default::default();
+        }
+    }
+    unsafe fn load<const T: u8>(&mut self, from: *const u32, stride: usize) {
+        let t = T as usize;
+        assert!(self.rows[t] > 0, "tile {t} has no rows");
+        for row in 0..self.rows[t] {
+            let from = from.wrapping_add(row * stride);
+            // SAFETY: the caller's.
+            self.tiles[t][row] = std::array::from_fn(|i| unsafe { from.add(i).read_unaligned() });
+        }
+    }
+    unsafe fn dot<const C: u8, const A: u8, const B: u8>(&mut self) {
+        let (mut a, mut b) = (self.tiles[A as usize], self.tiles[B as usize]);
+        if self.bug == Some(Bug::Swapped) {
+            std::mem::swap(&mut a, &mut b);
+        }
+        assert_eq!(
+            self.rows[C as usize], self.rows[A as usize],
+            "rows of C and A"
+        );
+        let half = |word: u32, i: u32| bf16_value((word >> (16 * i)) as u16);
+        let rows = self.rows[C as usize];
+        let outputs = self.tiles[C as usize].iter_mut().zip(&a).take(rows);
+        for (n, (c, a)) in
+            outputs.flat_map(|(c, a)| c.iter_mut().enumerate().map(move |(n, c)| (n, (c, a))))
+        {
+            let mut sums = [0f32; 2];
+            for (&a, b) in a.iter().zip(&b).take(self.rows[B as usize]) {
+                for (i, sum) in (0u32..).zip(&mut sums) {
+                    *sum = half(a, i).mul_add(half(b[n], i), *sum);
+                }
+            }
+            if self.bug == Some(Bug::HalfAPair) {
+                sums[1] = 0.0;
+            }
+            *c = (f32::from_bits(*c) + (sums[0] + sums[1])).to_bits();
+        }
+    }
+    unsafe fn store<const C: u8>(&mut self, to: *mut u32, stride: usize) {
+        for row in 0..self.rows[C as usize] {
+            for (i, &word) in self.tiles[C as usize][row].iter().enumerate() {
+                // SAFETY: the caller's.
+                unsafe { to.add(row * stride + i).write_unaligned(word) };
+            }
+        }
+    }
+    unsafe fn release(&mut self) {}
+}
+
+fn noise(count: usize, seed: usize) -> Vec<f32> {
+    let at = |i: usize| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.0 - 1.0;
+    (0..count).map(at).collect()
+}
+
+/// out = x · Wᵀ on the simulation, `rows` input rows at a time.
+fn simulate(x: &[u32], w: &Panels, tokens: usize, rows: usize, into: Into, start: f32) -> Vec<f32> {
+    let mut out = vec![start; tokens * w.rows()];
+    for from in (0..tokens).step_by(rows) {
+        let job = Job {
+            x: x[from * w.words()..].as_ptr(),
+            x_stride: w.words(),
+            rows: rows.min(tokens - from),
+            lines: w.lines().as_ptr(),
+            line_stride: w.words(),
+            words: w.words(),
+            out: out[from * w.rows()..].as_mut_ptr(),
+            out_stride: w.rows(),
+            columns: w.rows(),
+            into,
+        };
+        // SAFETY: sizes as above.
+        unsafe { drive(&mut Simulated::default(), &job) };
+    }
+    out
+}
+
+#[test]
+fn the_driver_multiplies_matrices_of_any_size() {
+    for (tokens, k, outputs) in [
+        (1, 32, 16),
+        (1, 2, 1),
+        (16, 64, 32),
+        (17, 33, 17),
+        (33, 70, 50),
+        (40, 576, 33),
+        (64, 31, 64),
+    ] {
+        let (x, w) = (noise(tokens * k, 1), noise(outputs * k, 2));
+        let words = Panels::of_bf16(&x, k);
+        let x: Vec<u32> = (0..tokens)
+            .flat_map(|t| (0..words.words()).map(move |at| (t, at)))
+            .map(|(t, at)| words.word(t, at))
+            .collect();
+        let w = Panels::of_bf16(&w, k);
+        for (into, start) in [(Into::Replace, 7.0), (Into::Add, 0.5)] {
+            let got = simulate(&x, &w, tokens, tokens, into, start);
+            let mut exact = vec![start; got.len()];
+            multiply_at(
+                Isa::Reference,
+                Element::Bf16,
+                &x,
+                &w,
+                into,
+                &mut exact,
+                &Team::new(1),
+            );
+            for (got, exact) in got.iter().zip(&exact) {
+                // K/2 + 1 additions in each of two sums of terms below 1, and the last two additions.
+                let bound = (k as f32 + 3.0) * k as f32 * f32::EPSILON;
+                assert!(
+                    (got - exact).abs() <= bound,
+                    "{tokens} {k} {outputs}: {got} {exact}"
+                );
+            }
+            for rows in [1, 5, 16, 32] {
+                let pieces = simulate(&x, &w, tokens, rows, into, start);
+                assert!(
+                    pieces
+                        .iter()
+                        .zip(&got)
+                        .all(|(a, b)| a.to_bits() == b.to_bits()),
+                    "{rows} rows at a time"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_check_before_use_catches_units_that_do_something_else() {
+    let check = |bug| {
+        let mut unit = Simulated {
+            bug,
+            ..Simulated::default()
+        };
+        // SAFETY: it is made of memory.
+        unsafe { knows_its_sums(&mut unit) }
+    };
+    assert!(check(None));
+    for bug in [Bug::Swapped, Bug::HalfAPair, Bug::NotZeroed] {
+        assert!(!check(Some(bug)));
+    }
+}
+
+#[test]
+fn the_unit_itself_agrees_with_its_simulation() {
+    if !is_here() {
+        eprintln!("skipped: this machine has no AMX");
+        return;
+    }
+    let (tokens, k, outputs) = (45, 130, 77);
+    let (x, w) = (
+        noise(tokens * k, 3),
+        Panels::of_bf16(&noise(outputs * k, 4), k),
+    );
+    let words = Panels::of_bf16(&x, k);
+    let x: Vec<u32> = (0..tokens * words.words())
+        .map(|i| words.word(i / words.words(), i % words.words()))
+        .collect();
+    let simulated = simulate(&x, &w, tokens, tokens, Into::Replace, 0.0);
+    let mut out = vec![0.0; simulated.len()];
+    multiply_at(
+        Isa::Amx,
+        Element::Bf16,
+        &x,
+        &w,
+        Into::Replace,
+        &mut out,
+        &Team::new(2),
+    );
+    assert_eq!(out, simulated);
+}

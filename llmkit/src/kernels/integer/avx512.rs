@@ -1,0 +1,149 @@
+//! Tiles on AVX-512 with VNNI: M input rows times P panels.
+
+use std::arch::x86_64::*;
+
+use super::{Job, WORDS};
+use crate::kernels::dense::{Into, tile_panels, tile_rows};
+use crate::kernels::panel::{LANES, Line};
+
+/// # Safety
+/// This machine has these features; the job's memory is valid and nobody else touches its output.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) unsafe fn run<const BITS: usize>(job: &Job) {
+    let most = match job.rows {
+        0..=2 => 4,
+        3..=4 => 2,
+        _ => 1,
+    };
+    let mut column = 0;
+    while column < job.columns {
+        let panels = tile_panels(job.columns - column, most);
+        let mut row = 0;
+        while row < job.rows {
+            let rows = tile_rows(job.rows - row, 12);
+            macro_rules! tiles {
+                ($piece:ident: $($m:literal x $($p:literal)*),*) => {
+                    match (rows, panels) {
+                        $($(($m, $p) => tile512::<BITS, $m, $p>(&$piece),)*)*
+                        _ => unreachable!("no tile of {rows} rows and {panels} panels"),
+                    }
+                };
+            }
+            // SAFETY: row < rows and column < columns; the piece has these rows and columns that reach into its last panel.
+            unsafe {
+                let piece = job.at::<BITS>(row, column);
+                tiles!(piece: 1 x 1 2 4, 2 x 1 2 4, 3 x 1 2, 4 x 1 2, 5 x 1, 6 x 1, 7 x 1, 8 x 1, 9 x 1, 10 x 1, 11 x 1, 12 x 1);
+            }
+            row += rows;
+        }
+        column += panels * LANES;
+    }
+}
+
+/// Word `j` of the codes of a chunk, 16 rows: a byte a code.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn word512<const BITS: usize>(chunk: *const Line, j: usize) -> __m512i {
+    // SAFETY: a chunk has BITS lines, and j < 8.
+    unsafe {
+        if BITS == 8 {
+            return _mm512_load_si512(chunk.wrapping_add(j).cast());
+        }
+        let mut word = _mm512_setzero_si512();
+        let mut first = 0;
+        for width in [4, 2, 1] {
+            if BITS & width == 0 {
+                continue;
+            }
+            let in_line = 8 / width;
+            let line = _mm512_load_si512(chunk.wrapping_add(first + j / in_line).cast());
+            let mask = _mm512_set1_epi8(((1 << width) - 1) as i8);
+            let from = (j % in_line * width) as i32;
+            let part = _mm512_srl_epi32(line, _mm_cvtsi32_si128(from));
+            let part = _mm512_and_si512(part, mask);
+            word = _mm512_or_si512(
+                word,
+                _mm512_sll_epi32(part, _mm_cvtsi32_si128(first as i32)),
+            );
+            first += width;
+        }
+        word
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn tile512<const BITS: usize, const M: usize, const P: usize>(job: &Job) {
+    let mut totals = [[_mm512_setzero_ps(); P]; M];
+    // SAFETY: M rows and P panels lie inside the job; the last panel's columns are masked.
+    unsafe {
+        let has_mins = !job.mins.is_null();
+        // No arithmetic but additions of constants in the loops: their pace is one product a cycle.
+        let x: [*const u32; M] =
+            std::array::from_fn(|m| job.x.wrapping_add(m * job.chunks * WORDS));
+        let lines: [*const Line; P] =
+            std::array::from_fn(|p| job.lines.wrapping_add(p * job.chunks * BITS));
+        let mut chunk = 0usize;
+        for g in 0..job.groups {
+            let mut sums = [[_mm512_setzero_si512(); P]; M];
+            for (m, sums) in sums.iter_mut().enumerate() {
+                let at = m.wrapping_mul(job.groups).wrapping_add(g);
+                let correction = job
+                    .zero
+                    .wrapping_mul(*job.x_sums.wrapping_add(at))
+                    .wrapping_neg();
+                *sums = [_mm512_set1_epi32(correction); P];
+            }
+            let end = job.chunks.min((g + 1) * job.group_chunks);
+            while chunk < end {
+                let (word, line) = (chunk.wrapping_mul(WORDS), chunk.wrapping_mul(BITS));
+                for j in 0..WORDS {
+                    let codes: [__m512i; P] =
+                        std::array::from_fn(|p| word512::<BITS>(lines[p].wrapping_add(line), j));
+                    for m in 0..M {
+                        let x = _mm512_set1_epi32(*x[m].wrapping_add(word.wrapping_add(j)) as i32);
+                        for p in 0..P {
+                            sums[m][p] = _mm512_dpbusd_epi32(sums[m][p], codes[p], x);
+                        }
+                    }
+                }
+                chunk = chunk.wrapping_add(1);
+            }
+            for p in 0..P {
+                let at = p * job.groups + g;
+                let scale = _mm512_cvtph_ps(_mm256_loadu_si256(job.scales.wrapping_add(at).cast()));
+                let min = match has_mins {
+                    true => _mm512_cvtph_ps(_mm256_loadu_si256(job.mins.wrapping_add(at).cast())),
+                    false => _mm512_setzero_ps(),
+                };
+                for m in 0..M {
+                    let at = (m.wrapping_mul(job.groups)).wrapping_add(g);
+                    let x_scale = *job.x_scales.wrapping_add(at);
+                    let sum = _mm512_cvtepi32_ps(sums[m][p]);
+                    let factor = _mm512_mul_ps(scale, _mm512_set1_ps(x_scale));
+                    totals[m][p] = _mm512_fmadd_ps(sum, factor, totals[m][p]);
+                    if has_mins {
+                        let x_sum = x_scale * *job.x_sums.wrapping_add(at) as f32;
+                        totals[m][p] = _mm512_fmadd_ps(min, _mm512_set1_ps(x_sum), totals[m][p]);
+                    }
+                }
+            }
+        }
+        for (m, totals) in totals.iter().enumerate() {
+            for (p, &total) in totals.iter().enumerate() {
+                let left = job.columns - p * LANES;
+                let mask = if left >= LANES {
+                    !0
+                } else {
+                    (1u16 << left) - 1
+                };
+                let at = job.out.add(m * job.out_stride + p * LANES);
+                let total = match job.into {
+                    Into::Replace => total,
+                    Into::Add => _mm512_add_ps(_mm512_maskz_loadu_ps(mask, at), total),
+                };
+                _mm512_mask_storeu_ps(at, mask, total);
+            }
+        }
+    }
+}

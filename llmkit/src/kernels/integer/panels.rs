@@ -1,0 +1,241 @@
+//! A matrix of codes as the integer kernels want it.
+//!
+//! **Storage.** 32 consecutive codes of 16 rows are a *chunk*: as many [`Line`]s as a code has bits. Codes are cut into planes
+//! of 8, 4, 2 and 1 bits (3 = 2 + 1, 5 = 4 + 1, 6 = 4 + 2), low bits in the first plane; line l of a b-bit plane holds the words
+//! l·8/b … of the chunk, the i-th of them at bit i·b of each byte.
+
+use half::f16;
+use rayon::prelude::*;
+
+use crate::kernels::panel::{LANES, Line};
+
+/// Codes in a chunk; groups are whole chunks.
+pub const CHUNK: usize = 32;
+/// Words in a chunk.
+pub(super) const WORDS: usize = CHUNK / 4;
+
+/// What turns codes into values besides the scale.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Offset {
+    /// scale · (code − zero).
+    Zero(u8),
+    /// scale · code + min, a min for each row and group, in the order of the scales.
+    Mins(Vec<[f16; LANES]>),
+}
+
+/// A matrix (N, K) of codes, laid out for the kernels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IntPanels {
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) bits: usize,
+    pub(super) group: usize,
+    pub(super) lines: Vec<Line>,
+    /// Of each panel, for each group, one a row.
+    pub(super) scales: Vec<[f16; LANES]>,
+    pub(super) offset: Offset,
+}
+
+/// Where scales and mins come from: row and group to value.
+pub type OfGroup<'a> = &'a (dyn Fn(usize, usize) -> f16 + Sync);
+
+impl IntPanels {
+    /// Lays out codes of `bits` bits in groups of `group` along K. `zero_or_min` is the zero-point of all, or the source of mins.
+    /// A `group` beyond K is one group a row.
+    ///
+    /// # Panics
+    /// Unless bits is 1 to 8 and the group a multiple of 32 or at least K.
+    pub fn pack(
+        (rows, columns): (usize, usize),
+        bits: usize,
+        group: usize,
+        code: impl Fn(usize, usize) -> u8 + Sync,
+        scale: OfGroup<'_>,
+        zero_or_min: Result<u8, OfGroup<'_>>,
+    ) -> IntPanels {
+        let codes = |row: usize, chunk: usize, out: &mut [u8; CHUNK]| {
+            let columns = chunk * CHUNK..columns.min((chunk + 1) * CHUNK);
+            out.iter_mut()
+                .zip(columns)
+                .for_each(|(out, k)| *out = code(row, k));
+        };
+        IntPanels::pack_chunks((rows, columns), bits, group, codes, scale, zero_or_min)
+    }
+
+    /// As [`pack`](Self::pack), from a source that writes the codes of a row's `chunk`-th 32 columns at once (into zeros; those
+    /// beyond K stay zero).
+    ///
+    /// # Panics
+    /// As [`pack`](Self::pack).
+    pub fn pack_chunks(
+        (rows, columns): (usize, usize),
+        bits: usize,
+        group: usize,
+        codes: impl Fn(usize, usize, &mut [u8; CHUNK]) + Sync,
+        scale: OfGroup<'_>,
+        zero_or_min: Result<u8, OfGroup<'_>>,
+    ) -> IntPanels {
+        assert!((1..=8).contains(&bits), "1 to 8 bits, not {bits}");
+        let group = group.min(columns.next_multiple_of(CHUNK)).max(CHUNK);
+        assert!(
+            group.is_multiple_of(CHUNK),
+            "a group of whole chunks of {CHUNK}, not {group}"
+        );
+        let chunks = columns.div_ceil(CHUNK);
+        let groups = columns.div_ceil(group);
+        let panels = rows.div_ceil(LANES);
+        // Collected in parallel, for the pages of new memory are made by who touches them first.
+        let mut lines: Vec<Line> =
+            rayon::iter::repeat_n(Line::ZERO, panels * chunks * bits).collect();
+        lines
+            .par_chunks_mut((chunks * bits).max(1))
+            .enumerate()
+            .for_each(|(panel, lines)| {
+                for (chunk, lines) in lines.chunks_exact_mut(bits).enumerate() {
+                    for lane in 0..LANES.min(rows - panel * LANES) {
+                        let mut these = [0; CHUNK];
+                        codes(panel * LANES + lane, chunk, &mut these);
+                        put(lines, bits, lane, &these);
+                    }
+                }
+            });
+        let of_groups = |value: OfGroup<'_>| -> Vec<[f16; LANES]> {
+            (0..panels * groups)
+                .into_par_iter()
+                .map(|at| {
+                    let row = at / groups * LANES;
+                    std::array::from_fn(|lane| match row + lane < rows {
+                        true => value(row + lane, at % groups),
+                        false => f16::ZERO,
+                    })
+                })
+                .collect()
+        };
+        IntPanels {
+            rows,
+            columns,
+            bits,
+            group,
+            lines,
+            scales: of_groups(scale),
+            offset: match zero_or_min {
+                Ok(zero) => Offset::Zero(zero),
+                Err(min) => Offset::Mins(of_groups(min)),
+            },
+        }
+    }
+
+    /// Rows, N.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns, K.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Columns that share a scale.
+    pub fn group(&self) -> usize {
+        self.group
+    }
+
+    /// Bits in a code.
+    pub fn bits(&self) -> usize {
+        self.bits
+    }
+
+    /// Groups in a row.
+    pub fn groups(&self) -> usize {
+        self.columns.div_ceil(self.group)
+    }
+
+    pub(super) fn chunks(&self) -> usize {
+        self.columns.div_ceil(CHUNK)
+    }
+
+    /// A row that has a scale or a min that is no finite number.
+    pub fn bad_scale(&self) -> Option<usize> {
+        let mins = match &self.offset {
+            Offset::Zero(_) => &[][..],
+            Offset::Mins(mins) => mins,
+        };
+        let groups = self.groups();
+        [self.scales.as_slice(), mins].into_iter().find_map(|all| {
+            let at = all.iter().flatten().position(|it| !it.is_finite())?;
+            Some(at / LANES / groups * LANES + at % LANES)
+        })
+    }
+
+    /// Bytes in memory, padding included.
+    pub fn bytes(&self) -> usize {
+        let mins = match &self.offset {
+            Offset::Zero(_) => 0,
+            Offset::Mins(mins) => size_of_val(mins.as_slice()),
+        };
+        size_of_val(self.lines.as_slice()) + size_of_val(self.scales.as_slice()) + mins
+    }
+
+    /// The code of an element.
+    pub fn code(&self, row: usize, column: usize) -> u8 {
+        let chunk = row / LANES * self.chunks() + column / CHUNK;
+        let lines = &self.lines[chunk * self.bits..(chunk + 1) * self.bits];
+        get(lines, self.bits, row % LANES, column % CHUNK)
+    }
+
+    /// An element's value, in f64.
+    pub fn value(&self, row: usize, column: usize) -> f64 {
+        let at = row / LANES * self.groups() + column / self.group;
+        let code = f64::from(self.code(row, column));
+        let scale = self.scales[at][row % LANES].to_f64();
+        match &self.offset {
+            Offset::Zero(zero) => scale * (code - f64::from(*zero)),
+            Offset::Mins(mins) => scale * code + mins[at][row % LANES].to_f64(),
+        }
+    }
+}
+
+/// The planes of a code: first bit and width.
+fn planes(bits: usize) -> impl Iterator<Item = (usize, usize)> {
+    let widths = [8, 4, 2, 1]
+        .into_iter()
+        .filter(move |width| bits & width != 0);
+    widths.scan(0, |first, width| {
+        *first += width;
+        Some((*first - width, width))
+    })
+}
+
+/// Writes 32 codes of `bits` bits into their lane of the lines of a chunk.
+fn put(lines: &mut [Line], bits: usize, lane: usize, codes: &[u8; CHUNK]) {
+    let (words, _) = codes.as_chunks::<4>();
+    for (first, width) in planes(bits) {
+        // The part of a code that the plane holds, in each of a word's four bytes.
+        let mask = 0x0101_0101 * ((1u32 << width) - 1);
+        for (line, words) in words.chunks_exact(8 / width).enumerate() {
+            let parts = words.iter().enumerate().map(|(i, word)| {
+                let part = u32::from_le_bytes(*word) >> first & mask;
+                part << (i * width)
+            });
+            lines[first + line].0[lane] = parts.fold(0, |all, part| all | part);
+        }
+    }
+}
+
+fn get(lines: &[Line], bits: usize, lane: usize, at: usize) -> u8 {
+    let mut code = 0;
+    for (first, width) in planes(bits) {
+        let (line, shift) = place(first, width, at);
+        let part = lines[line].0[lane] >> shift & ((1 << width) - 1);
+        code |= (part as u8) << first;
+    }
+    code
+}
+
+/// Line in the chunk and bit in the lane of the part of a code that a plane holds. (A plane of `width` bits is `width` lines, and the
+/// planes before it hold `first` bits, so it begins at line `first`.)
+fn place(first: usize, width: usize, at: usize) -> (usize, usize) {
+    let (word, byte) = (at / 4, at % 4);
+    let in_line = 8 / width;
+    (first + word / in_line, 8 * byte + word % in_line * width)
+}
