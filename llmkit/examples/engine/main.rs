@@ -56,6 +56,9 @@ struct Options {
     /// Runs of each; the median is given.
     #[arg(long, default_value_t = 3)]
     runs: usize,
+    /// Only cases whose name contains this: load, prompt, decode.
+    #[arg(long, default_value = "")]
+    only: String,
     /// Take requests from standard input instead.
     #[arg(long)]
     serve: bool,
@@ -106,7 +109,8 @@ fn list(options: &Options, engine: &Engine) -> llmkit::Result<()> {
             model: model.clone(),
             weights: weights.clone(),
         };
-        for case in [load].into_iter().chain(prompts).chain(decodes) {
+        let cases = [load].into_iter().chain(prompts).chain(decodes);
+        for case in cases.filter(|it| it.name().contains(&options.only)) {
             bench.prepare(&case)?;
             bench.run(&case)?;
             let mut values = Vec::new();

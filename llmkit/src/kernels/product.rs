@@ -130,6 +130,8 @@ pub fn multiply_all(isa: Isa, products: &mut [Product<'_>], team: &Team) {
 /// A product whose output may be written from several threads.
 struct Job<'a> {
     matrix: Matrix<'a>,
+    /// Of integer products: −zero · Σ q for each row and group.
+    corrections: Vec<i32>,
     into: Into,
     out: *mut f32,
     tokens: usize,
@@ -144,6 +146,10 @@ impl Job<'_> {
         Job {
             tokens: product.tokens(),
             panels: product.outputs().div_ceil(LANES),
+            corrections: match product.matrix {
+                Matrix::Dense { .. } => Vec::new(),
+                Matrix::Integer { x, matrix } => matrix.corrections(x),
+            },
             matrix: product.matrix,
             into: product.into,
             out: product.out.as_mut_ptr(),
@@ -163,7 +169,8 @@ impl Job<'_> {
                     dense::some_panels(isa, input, self.into, self.out, self.tokens, panels);
                 }
                 Matrix::Integer { x, matrix } => {
-                    integer::some_panels(isa, (x, matrix), self.into, self.out, panels);
+                    let input = (x, self.corrections.as_slice(), matrix);
+                    integer::some_panels(isa, input, self.into, self.out, panels);
                 }
             }
         }

@@ -19,12 +19,12 @@ pub(super) fn check_bits(bits: u32) -> Result<u32> {
 /// The largest f16 that is at most `step` (which is not negative).
 ///
 /// Toward zero, not to nearest: a step that is never too long makes the ends of a block land on the ends of its
-/// grid, so that fitting a grid to decoded weights gives the same grid back. The price is [`clipped`].
-pub(super) fn storable(step: f64, format: &str) -> Result<f32> {
+/// grid, so that fitting a grid to decoded weights gives the same grid back. The price is [`clipped`]. The name of the `format` is for messages.
+pub(super) fn storable(step: f64, format: impl FnOnce() -> String) -> Result<f32> {
     if step > f64::from(f16::MAX) {
         let largest = format!("at most {} (the largest f16)", f16::MAX);
         return Err(Error::argument(
-            format!("scale of {format}"),
+            format!("scale of {}", format()),
             largest,
             format!("{step:e}"),
         ));
@@ -61,9 +61,25 @@ pub(super) fn cut_f32(scale: f64, bits: u32) -> f32 {
     f64::from_bits(scale.to_bits() & (u64::MAX << (53 - bits))) as f32
 }
 
+/// The nearest whole number, ties away from zero, for |x| < 2³¹: as `f64::round`, without a call.
+#[inline]
+pub(super) fn nearest(x: f64) -> i32 {
+    // The number below 1/2: with 1/2 itself, what is just below a tie would be rounded up by the addition.
+    (x + 0.499_999_999_999_999_94_f64.copysign(x)) as i32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nearest_is_round() {
+        let ties = (-600..600).map(|it| f64::from(it) / 2.0);
+        for x in ties.flat_map(|it| [it.next_down(), it, it.next_up(), it + 0.3]) {
+            assert_eq!(f64::from(nearest(x)), x.round(), "{x}");
+        }
+        assert_eq!(nearest(2e9 + 0.5), 2_000_000_001);
+    }
 
     #[test]
     fn a_step_is_cut_never_stretched() -> Result<()> {
@@ -79,7 +95,7 @@ mod tests {
             60_001.7,
             65_504.0,
         ] {
-            let stored = storable(step, "test")?;
+            let stored = storable(step, || "test".to_owned())?;
             assert_eq!(f16::from_f32(stored).to_f32(), stored, "an f16");
             let (below, above) = (f64::from(stored), f64::from(stored) + clipped(stored, 1));
             assert!(
@@ -93,7 +109,9 @@ mod tests {
             assert_eq!(f64::from((stored * 127.0) as f32), stored * 127.0, "exact");
         }
         assert_eq!((cut_f32(0.0, 20), cut_f32(7e-31, 20)), (0.0, 0.0));
-        let error = storable(65_505.0, "int8").unwrap_err().to_string();
+        let error = storable(65_505.0, || "int8".to_owned())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("int8") && error.contains("65504"), "{error}");
         Ok(())
     }

@@ -40,34 +40,42 @@ pub(super) unsafe fn run<const BITS: usize>(job: &Job) {
     }
 }
 
-/// Word `j` of the codes of a chunk, 16 rows: a byte a code.
+/// Word `J` of the codes of a chunk, 16 rows: a byte a code.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn word512<const BITS: usize>(chunk: *const Line, j: usize) -> __m512i {
-    // SAFETY: a chunk has BITS lines, and j < 8.
+unsafe fn word512<const BITS: usize, const J: usize>(chunk: *const Line) -> __m512i {
+    // SAFETY: a chunk has BITS lines, and J < 8.
     unsafe {
         if BITS == 8 {
-            return _mm512_load_si512(chunk.wrapping_add(j).cast());
+            return _mm512_load_si512(chunk.wrapping_add(J).cast());
         }
         let mut word = _mm512_setzero_si512();
-        let mut first = 0;
-        for width in [4, 2, 1] {
-            if BITS & width == 0 {
-                continue;
-            }
-            let in_line = 8 / width;
-            let line = _mm512_load_si512(chunk.wrapping_add(first + j / in_line).cast());
-            let mask = _mm512_set1_epi8(((1 << width) - 1) as i8);
-            let from = (j % in_line * width) as i32;
-            let part = _mm512_srl_epi32(line, _mm_cvtsi32_si128(from));
-            let part = _mm512_and_si512(part, mask);
-            word = _mm512_or_si512(
-                word,
-                _mm512_sll_epi32(part, _mm_cvtsi32_si128(first as i32)),
-            );
-            first += width;
+        // No loop: shifts must be known when this is compiled.
+        if BITS & 4 != 0 {
+            word = plane512::<J>(chunk, 0, 4);
+        }
+        if BITS & 2 != 0 {
+            word = _mm512_or_si512(word, plane512::<J>(chunk, BITS & 4, 2));
+        }
+        if BITS & 1 != 0 {
+            word = _mm512_or_si512(word, plane512::<J>(chunk, BITS & 6, 1));
         }
         word
+    }
+}
+
+/// What the plane of `width` bits that begins at bit (and line) `first` has of word `J`, in its place.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn plane512<const J: usize>(chunk: *const Line, first: usize, width: usize) -> __m512i {
+    // SAFETY: the plane has `width` lines from `first` on, and J < 8.
+    unsafe {
+        let in_line = 8 / width;
+        let line = _mm512_load_si512(chunk.wrapping_add(first + J / in_line).cast());
+        let mask = _mm512_set1_epi8(((1 << width) - 1) as i8);
+        let from = (J % in_line * width) as i32;
+        let part = _mm512_and_si512(_mm512_srl_epi32(line, _mm_cvtsi32_si128(from)), mask);
+        _mm512_sll_epi32(part, _mm_cvtsi32_si128(first as i32))
     }
 }
 
@@ -88,25 +96,27 @@ unsafe fn tile512<const BITS: usize, const M: usize, const P: usize>(job: &Job) 
             let mut sums = [[_mm512_setzero_si512(); P]; M];
             for (m, sums) in sums.iter_mut().enumerate() {
                 let at = m.wrapping_mul(job.groups).wrapping_add(g);
-                let correction = job
-                    .zero
-                    .wrapping_mul(*job.x_sums.wrapping_add(at))
-                    .wrapping_neg();
+                let correction = *job.corrections.wrapping_add(at);
                 *sums = [_mm512_set1_epi32(correction); P];
             }
             let end = job.chunks.min((g + 1) * job.group_chunks);
             while chunk < end {
                 let (word, line) = (chunk.wrapping_mul(WORDS), chunk.wrapping_mul(BITS));
-                for j in 0..WORDS {
-                    let codes: [__m512i; P] =
-                        std::array::from_fn(|p| word512::<BITS>(lines[p].wrapping_add(line), j));
-                    for m in 0..M {
-                        let x = _mm512_set1_epi32(*x[m].wrapping_add(word.wrapping_add(j)) as i32);
+                macro_rules! words {
+                    ($($j:literal)*) => {$(
+                        let mut codes = [_mm512_setzero_si512(); P];
                         for p in 0..P {
-                            sums[m][p] = _mm512_dpbusd_epi32(sums[m][p], codes[p], x);
+                            codes[p] = word512::<BITS, $j>(lines[p].wrapping_add(line));
                         }
-                    }
+                        for m in 0..M {
+                            let x = _mm512_set1_epi32(*x[m].wrapping_add(word.wrapping_add($j)) as i32);
+                            for p in 0..P {
+                                sums[m][p] = _mm512_dpbusd_epi32(sums[m][p], codes[p], x);
+                            }
+                        }
+                    )*};
                 }
+                words!(0 1 2 3 4 5 6 7);
                 chunk = chunk.wrapping_add(1);
             }
             for p in 0..P {

@@ -68,10 +68,10 @@ pub fn multiply_at(
 ///
 /// # Safety
 /// * This machine has `isa`, which is not the reference.
-/// * `x` has the matrix's columns and groups, `out` is (T, N); nobody else touches these columns of `out` meanwhile.
+/// * `x` has the matrix's columns and groups, `corrections` are those of the two, `out` is (T, N); nobody else touches these columns of `out` meanwhile.
 pub(super) unsafe fn some_panels(
     isa: Isa,
-    (x, matrix): (&Bytes, &IntPanels),
+    (x, corrections, matrix): (&Bytes, &[i32], &IntPanels),
     into: Into,
     out: *mut f32,
     panels: Range<usize>,
@@ -86,16 +86,13 @@ pub(super) unsafe fn some_panels(
             x: x.words[start * words..].as_ptr(),
             x_scales: x.scales[start * groups..].as_ptr(),
             x_sums: x.sums[start * groups..].as_ptr(),
+            corrections: corrections[start * groups..].as_ptr(),
             rows: block.min(x.tokens - start),
             lines: matrix.lines[panels.start * matrix.chunks() * matrix.bits..].as_ptr(),
             scales: matrix.scales[panels.start * groups..].as_ptr(),
             mins: match &matrix.offset {
                 Offset::Zero(_) => std::ptr::null(),
                 Offset::Mins(mins) => mins[panels.start * groups..].as_ptr(),
-            },
-            zero: match matrix.offset {
-                Offset::Zero(zero) => i32::from(zero),
-                Offset::Mins(_) => 0,
             },
             chunks: matrix.chunks(),
             group_chunks: matrix.group / CHUNK,
@@ -130,6 +127,8 @@ struct Job {
     /// (rows, groups).
     x_scales: *const f32,
     x_sums: *const i32,
+    /// −zero · Σ q, what sums begin with.
+    corrections: *const i32,
     rows: usize,
     /// (panels, chunks, bits).
     lines: *const Line,
@@ -137,7 +136,6 @@ struct Job {
     scales: *const [f16; LANES],
     /// As the scales; null if there are none.
     mins: *const [f16; LANES],
-    zero: i32,
     chunks: usize,
     group_chunks: usize,
     groups: usize,
@@ -160,6 +158,7 @@ impl Job {
                 x: self.x.add(row * self.chunks * WORDS),
                 x_scales: self.x_scales.add(row * self.groups),
                 x_sums: self.x_sums.add(row * self.groups),
+                corrections: self.corrections.add(row * self.groups),
                 lines: self.lines.add(panel * self.chunks * BITS),
                 scales: self.scales.add(panel * self.groups),
                 mins: match self.mins.is_null() {

@@ -7,6 +7,7 @@
 use half::f16;
 use rayon::prelude::*;
 
+use super::bytes::Bytes;
 use crate::kernels::panel::{LANES, Line};
 
 /// Codes in a chunk; groups are whole chunks.
@@ -152,6 +153,15 @@ impl IntPanels {
 
     pub(super) fn chunks(&self) -> usize {
         self.columns.div_ceil(CHUNK)
+    }
+
+    /// −zero · Σ q for each row and group of an input; zero where there are mins instead of a zero-point.
+    pub(in crate::kernels) fn corrections(&self, x: &Bytes) -> Vec<i32> {
+        let zero = match self.offset {
+            Offset::Zero(zero) => i32::from(zero),
+            Offset::Mins(_) => 0,
+        };
+        x.sums.iter().map(|sum| -zero * sum).collect()
     }
 
     /// A row that has a scale or a min that is no finite number.

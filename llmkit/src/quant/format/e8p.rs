@@ -76,7 +76,7 @@ impl Format for E8p {
     fn fit(&self, _whole: &Whole, _index: usize, block: &[f32]) -> Result<Grid> {
         let power: f64 = block.iter().map(|&w| f64::from(w) * f64::from(w)).sum();
         let scale = SCALE * (power / block.len() as f64).sqrt();
-        Ok(Grid(vec![storable(scale, &self.name())?]))
+        Ok(Grid(vec![storable(scale, || self.name())?]))
     }
 
     fn round(&self, grid: &Grid, _at: usize, weights: &[f32], codes: &mut [u8]) {

@@ -82,7 +82,7 @@ impl Format for IntAffine {
             .iter()
             .fold((0f32, 0f32), |(lo, hi), &w| (lo.min(w), hi.max(w)));
         let steps = f64::from(self.steps());
-        let scale = storable((f64::from(hi) - f64::from(lo)) / steps, &self.name())?;
+        let scale = storable((f64::from(hi) - f64::from(lo)) / steps, || self.name())?;
         let zero = match scale {
             0.0 => 0.0,
             scale => (-f64::from(lo) / f64::from(scale)).round().min(steps),

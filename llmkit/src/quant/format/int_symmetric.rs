@@ -14,7 +14,7 @@
 
 use super::{AnyFormat, Format, Granularity, Grid, Load, Store, Whole};
 use crate::Result;
-use crate::quant::step::{WIDTHS, check_bits, clipped, storable};
+use crate::quant::step::{WIDTHS, check_bits, clipped, nearest, storable};
 use half::f16;
 
 /// b-bit signed integers with a scale.
@@ -81,16 +81,16 @@ impl Format for IntSymmetric {
     fn fit(&self, _whole: &Whole, _index: usize, block: &[f32]) -> Result<Grid> {
         let greatest = block.iter().fold(0f32, |max, w| max.max(w.abs()));
         let step = f64::from(greatest) / f64::from(self.steps());
-        Ok(Grid(vec![storable(step, &self.name())?]))
+        Ok(Grid(vec![storable(step, || self.name())?]))
     }
 
     fn round(&self, grid: &Grid, _at: usize, weights: &[f32], codes: &mut [u8]) {
-        let (scale, steps) = (f64::from(scale(grid)), f64::from(self.steps()));
+        let (scale, steps) = (f64::from(scale(grid)), self.steps() as i32);
         for (&weight, code) in weights.iter().zip(codes) {
             // In f64: the quotient of two f32 near a tie must not be rounded before it is rounded.
             *code = match scale {
                 0.0 => steps as u8,
-                scale => ((f64::from(weight) / scale).round().clamp(-steps, steps) + steps) as u8,
+                scale => (nearest(f64::from(weight) / scale).clamp(-steps, steps) + steps) as u8,
             };
         }
     }

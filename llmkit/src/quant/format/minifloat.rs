@@ -86,7 +86,7 @@ impl Format for Minifloat {
         let greatest = block.iter().fold(0f32, |max, w| max.max(w.abs()));
         let scale = f64::from(greatest) / f64::from(self.element.max());
         Ok(Grid(vec![if self.has_f16_scales() {
-            storable(scale, &self.name())?
+            storable(scale, || self.name())?
         } else {
             cut_f32(scale, 20)
         }]))

@@ -58,10 +58,9 @@ impl Format for Ternary {
 
     fn fit(&self, _whole: &Whole, _index: usize, block: &[f32]) -> Result<Grid> {
         let sum: f64 = block.iter().map(|w| f64::from(w.abs())).sum();
-        Ok(Grid(vec![storable(
-            sum / block.len() as f64,
-            &self.name(),
-        )?]))
+        Ok(Grid(vec![storable(sum / block.len() as f64, || {
+            self.name()
+        })?]))
     }
 
     fn round(&self, grid: &Grid, _at: usize, weights: &[f32], codes: &mut [u8]) {

@@ -102,7 +102,7 @@ impl Format for Trellis {
         let power: f64 = block.iter().map(|&w| f64::from(w) * f64::from(w)).sum();
         let factor = SCALES[self.code_bits as usize - 1];
         let scale = factor * (power / block.len() as f64).sqrt();
-        Ok(Grid(vec![storable(scale, &self.name())?]))
+        Ok(Grid(vec![storable(scale, || self.name())?]))
     }
 
     fn round(&self, grid: &Grid, _at: usize, weights: &[f32], codes: &mut [u8]) {
