@@ -61,7 +61,7 @@ pub struct Comparison(pub Vec<Differences>);
 impl Comparison {
     /// The largest of a difference over positions.
     pub fn largest(&self, of: fn(&Differences) -> f64) -> f64 {
-        self.0.iter().map(of).fold(0.0, f64::max)
+        greatest(self.0.iter().map(of))
     }
 }
 
@@ -153,9 +153,16 @@ pub fn compare(path: &Path, tokens: &[u32]) -> anyhow::Result<Comparison> {
 }
 
 fn largest_gap(a: &[f64], b: &[f64]) -> f64 {
-    let gaps = a.iter().zip(b).map(|(a, b)| (a - b).abs());
-    // A NaN is the largest of all.
-    gaps.fold(0.0, |top, it| if it <= top { top } else { it })
+    greatest(a.iter().zip(b).map(|(a, b)| (a - b).abs()))
+}
+
+/// The greatest of numbers that are not negative; a NaN is greater than any.
+fn greatest(values: impl Iterator<Item = f64>) -> f64 {
+    let of_two = |top: f64, it: f64| match it <= top || top.is_nan() {
+        true => top,
+        false => it,
+    };
+    values.fold(0.0, of_two)
 }
 
 fn top(values: &[f64]) -> Option<usize> {
