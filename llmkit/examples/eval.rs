@@ -35,11 +35,16 @@ struct Options {
     #[arg(long, value_name = "MODEL")]
     baseline: Option<String>,
     /// How the baseline's weights are kept
-    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    #[arg(
+        long,
+        value_name = "TYPE",
+        default_value = "f32",
+        requires = "baseline"
+    )]
     baseline_weights: WeightType,
     /// The baseline against itself, as the noise floor: in bf16, or on other instructions (arithmetic), or none. Default: bf16 for
     /// f32 weights, else arithmetic
-    #[arg(long, value_name = "bf16|arithmetic|none")]
+    #[arg(long, value_name = "bf16|arithmetic|none", requires = "baseline")]
     floor: Option<String>,
     /// Threads; 0 for all cores
     #[arg(long, value_name = "N", default_value_t = 0)]
