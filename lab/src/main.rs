@@ -17,6 +17,7 @@ mod place;
 mod process;
 mod run;
 mod runner;
+mod say;
 mod select;
 mod setup;
 mod strict;

@@ -1,6 +1,7 @@
 //! Perplexity of a model, and its divergence from a baseline: `cargo lab eval --help`, or
 //! `cargo run -p llmkit --example eval -- --help`.
 
+use std::io::{ErrorKind, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -34,11 +35,16 @@ struct Options {
     #[arg(long, value_name = "MODEL")]
     baseline: Option<String>,
     /// How the baseline's weights are kept
-    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    #[arg(
+        long,
+        value_name = "TYPE",
+        default_value = "f32",
+        requires = "baseline"
+    )]
     baseline_weights: WeightType,
     /// The baseline against itself, as the noise floor: in bf16, or on other instructions (arithmetic), or none. Default: bf16 for
     /// f32 weights, else arithmetic
-    #[arg(long, value_name = "bf16|arithmetic|none")]
+    #[arg(long, value_name = "bf16|arithmetic|none", requires = "baseline")]
     floor: Option<String>,
     /// Threads; 0 for all cores
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -91,7 +97,9 @@ fn main() -> std::process::ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
+    // What cannot be is said before anything is loaded.
     let engine = engine(options)?;
+    let floor = floor(options)?;
     let corpus = hub::corpus(&options.corpus)?;
     let text = text(&corpus)?;
     let load = |name: &str, weights| -> Result<Model> {
@@ -112,9 +120,9 @@ fn run(options: &Options) -> Result<()> {
         }
         Some(name) => {
             let baseline = load(name, options.baseline_weights)?;
-            let floor = floor(options, name, &baseline)?;
+            let other = floor.map(|it| it.of(name, &baseline)).transpose()?;
             let mut models = vec![&model];
-            models.extend(floor.iter().map(|(_, model)| model));
+            models.extend(&other);
             let start = Instant::now();
             let found =
                 Divergence::run_all(options.protocol, &baseline, &models, &text, options.chunks)?;
@@ -127,15 +135,19 @@ fn run(options: &Options) -> Result<()> {
             ));
             perplexity(&mut report, "", &found[0].model)?;
             perplexity(&mut report, "baseline_", &found[0].baseline)?;
-            divergence(&mut report, &found, floor.map(|(floor, _)| floor))?;
+            divergence(&mut report, &found, floor)?;
             speed(&mut report, tokens, start);
         }
     }
-    match options.json {
-        true => println!("{}", Value::from(report.fields)),
-        false => println!("{}", report.lines.join("\n")),
+    let text = match options.json {
+        true => Value::from(report.fields).to_string(),
+        false => report.lines.join("\n"),
+    };
+    match writeln!(std::io::stdout(), "{text}") {
+        // A reader that is gone has what it wanted.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => done.map_err(Error::io("write", "standard output")),
     }
-    Ok(())
 }
 
 /// The instructions and threads asked for.
@@ -172,14 +184,18 @@ fn text(corpus: &Asset) -> Result<String> {
     })
 }
 
-fn floor(options: &Options, name: &str, baseline: &Model) -> Result<Option<(Floor, Model)>> {
-    let floor = match options.floor.as_deref() {
-        Some("none") => return Ok(None),
-        Some(named) => named.parse()?,
-        None if options.baseline_weights == WeightType::F32 => Floor::Bf16,
-        None => Floor::Arithmetic,
-    };
-    Ok(Some((floor, floor.of(name, baseline)?)))
+/// The baseline against itself, in which way.
+fn floor(options: &Options) -> Result<Option<Floor>> {
+    Ok(match options.floor.as_deref() {
+        Some("none") => None,
+        Some(named) => Some(
+            named
+                .parse()
+                .map_err(|_| Error::argument("floor", "bf16, arithmetic or none", named))?,
+        ),
+        None if options.baseline_weights == WeightType::F32 => Some(Floor::Bf16),
+        None => Some(Floor::Arithmetic),
+    })
 }
 
 fn describe(report: &mut Report, options: &Options, model: &Model, corpus: &Asset, seconds: f64) {

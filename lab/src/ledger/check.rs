@@ -11,6 +11,7 @@ use super::stale::is_notebook;
 use super::{Row, cut, head, read};
 use crate::place::Place;
 use crate::run::{self, RunArgs};
+use crate::say::say;
 
 /// What became of a claim that was measured again.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -83,7 +84,7 @@ pub fn run(place: &Place, rows: &[Row], stale: &[Option<String>], as_json: bool)
         let same_config = new.is_some_and(|new| new.config == old.config);
         if as_json {
             let line = json!({"old": old, "new": new, "fate": fate, "same_config": same_config});
-            println!("{line}");
+            say(line)?;
             continue;
         }
         let both = |row: &Row| format!("{}\n{}", row.verdict, row.measured());
@@ -101,7 +102,7 @@ pub fn run(place: &Place, rows: &[Row], stale: &[Option<String>], as_json: bool)
         ]);
     }
     if !as_json {
-        println!("{table}");
+        say(table)?;
     }
     for lost in lost {
         eprintln!("{lost:?} is no notebook: nothing measures its claims");

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::place::Place;
+use crate::say::say;
 
 /// Letters of a claim in the table.
 const LETTERS: usize = 60;
@@ -79,16 +80,13 @@ impl Row {
 /// If the ledger cannot be read or the notebooks cannot be run at all.
 pub fn command(place: &Place, args: &LedgerArgs) -> Result<bool> {
     let mut rows = read(&place.root.join("data/results/ledger.csv"))?;
-    if !args.only.is_empty() {
-        rows.retain(|row| {
-            args.only
-                .iter()
-                .any(|stem| row.stem.starts_with(stem.as_str()))
-        });
-        if rows.is_empty() {
-            bail!("no claim of {} in the ledger", args.only.join(", "));
+    for stem in &args.only {
+        if !rows.iter().any(|row| row.stem.starts_with(stem.as_str())) {
+            bail!("no claim of {stem:?} in the ledger");
         }
     }
+    let is_asked = |row: &Row| args.only.iter().any(|it| row.stem.starts_with(it.as_str()));
+    rows.retain(|row| args.only.is_empty() || is_asked(row));
     let stale = stale::reasons(&place.root, &rows);
     if args.check {
         return check::run(place, &rows, &stale, args.json);
@@ -99,18 +97,18 @@ pub fn command(place: &Place, args: &LedgerArgs) -> Result<bool> {
             let mut line = json!(row);
             line["age_days"] = json!(age(&row.date, today));
             line["stale"] = json!(why);
-            println!("{line}");
+            say(line)?;
         }
         return Ok(true);
     }
-    println!("{}", table(&rows, &stale, today));
+    say(table(&rows, &stale, today))?;
     let count = stale.iter().flatten().count();
-    println!("{} claims, {count} stale", rows.len());
+    say(format!("{} claims, {count} stale", rows.len()))?;
     for why in stale.iter().flatten().collect::<BTreeSet<_>>() {
-        println!("  stale: {why}");
+        say(format!("  stale: {why}"))?;
     }
     if count > 0 {
-        println!("`cargo lab ledger --check` measures the stale ones again");
+        say("`cargo lab ledger --check` measures the stale ones again")?;
     }
     Ok(true)
 }

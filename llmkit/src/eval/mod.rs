@@ -10,6 +10,7 @@
 //! * [`claim`] — a published statement, and the rule that turns a measured interval into a [`Verdict`];
 //! * [`ledger`] — every verdict in one CSV file, each [`row`] with everything needed to repeat it.
 
+mod answers;
 pub mod claim;
 pub mod compare;
 mod display;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::fetch::Request;
+use super::exchange::Request;
 
 /// How to reach Hugging Face, and where its tools keep what they fetched.
 #[derive(Debug, Clone)]

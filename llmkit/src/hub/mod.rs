@@ -21,10 +21,13 @@
 //! stop button; proxies (`HTTPS_PROXY`, …) and certificate bundles (`SSL_CERT_FILE`, …) of the environment are used.
 
 mod archive;
+mod asset;
 mod cache;
+mod exchange;
 mod fetch;
 pub(crate) mod folder;
 mod hugging_face;
+mod obtain;
 mod partial;
 mod provenance;
 mod python_index;
@@ -38,10 +41,10 @@ mod tests;
 
 use std::path::Path;
 
+pub use asset::Asset;
 pub use cache::{directory as cache_directory, sha256_file};
 pub use provenance::{FileRecord, Provenance, Weights};
 pub use registry::{Entry, Kind};
-pub use resolve::Asset;
 
 use crate::{Error, Result};
 
@@ -80,7 +83,7 @@ fn find(name: &str, kind: Kind) -> Result<Asset> {
     }
     let path = Path::new(name);
     let answer = match std::fs::metadata(path) {
-        Ok(_) => return resolve::from_path(path, kind),
+        Ok(_) => return asset::from_path(path, kind),
         Err(_) if name.is_empty() => "empty name".to_owned(),
         // A link whose end is missing is not "none": say what the system says.
         Err(error) if path.is_symlink() => format!("a link that leads nowhere: {error}"),

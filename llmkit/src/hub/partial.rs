@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::cache::{hex, write_atomically};
-use super::fetch::{CHUNK, Failure, failed};
+use super::exchange::{CHUNK, Failure, failed};
 use super::url;
 use crate::{Error, Result};
 

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::fetch::{Client, Request};
+use super::exchange::Request;
+use super::fetch::Client;
 use super::registry::Pinned;
 use super::url;
 use crate::{Error, Result};

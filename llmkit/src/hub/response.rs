@@ -2,7 +2,7 @@
 
 use ureq::http::HeaderMap;
 
-use super::fetch::{Failure, failed};
+use super::exchange::{Failure, failed};
 use super::registry::Pinned;
 use crate::Result;
 

@@ -19,6 +19,7 @@
 
 mod emit;
 mod figure;
+mod latex;
 mod number;
 mod show;
 mod table;
@@ -29,6 +30,7 @@ pub use figure::{
     Axis, Colours, ExportOptions, Figure, Layer, Legend, Mark, Num, Panel, Reference, Rendered,
     Saved, Scale, Stat, Values, Venue, export, stems,
 };
+pub use latex::Latex;
 pub use show::{Show, display};
-pub use table::{Latex, table_html, table_text};
+pub use table::{table_html, table_text};
 pub use tensor::TensorSummary;

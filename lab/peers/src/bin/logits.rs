@@ -1,15 +1,15 @@
 //! Logits against candle's: `cargo run -p llmkit-peers --bin logits -- --help`.
 
-#[path = "../logits.rs"]
+#[path = "../logits/mod.rs"]
 mod logits;
 
-use anyhow::Context;
 use clap::Parser;
 use llmkit::{hub, model::Model};
 
-/// Compares logits at every position with candle-transformers' quantized Llama, as it is and with all weights decoded.
+/// Compares logits at every position with candle-transformers' quantized Llama, as it is and with all weights decoded, and says what
+/// differences come from.
 #[derive(Parser)]
-#[command(name = "logits")]
+#[command(name = "logits", max_term_width = 100)]
 struct Options {
     /// Name or path of a GGUF model of the Llama architecture.
     #[arg(long, default_value = "smollm2-135m-instruct-q4_1")]
@@ -22,26 +22,12 @@ struct Options {
     text: String,
 }
 
-/// Set in the process that this one starts for the second comparison: candle reads it once, when it begins.
-const DEQUANTIZE: &str = "CANDLE_DEQUANTIZE_ALL";
-
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let asset = hub::model(&options.model)?;
     let tokens = Model::load(&options.model)?.encode(&options.text)?;
-    println!(
-        "{}\n{}",
-        asset.provenance,
-        logits::compare(asset.path(), &tokens)?
-    );
-    if std::env::var_os(DEQUANTIZE).is_none() {
-        let program = std::env::current_exe().context("find this program")?;
-        let arguments = ["--model", &options.model, "--text", &options.text];
-        let status = std::process::Command::new(program)
-            .args(arguments)
-            .env(DEQUANTIZE, "1")
-            .status()?;
-        anyhow::ensure!(status.success(), "the second comparison failed: {status}");
-    }
+    anyhow::ensure!(!tokens.is_empty(), "the text has no tokens");
+    println!("{}", asset.provenance);
+    println!("{}", logits::compare(asset.path(), &tokens)?);
     Ok(())
 }

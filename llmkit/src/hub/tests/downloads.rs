@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::server::{Reply, Server};
 use super::{files_below, noise, pinned, sha256};
-use crate::hub::fetch::{Client, Received, Request};
+use crate::hub::exchange::Request;
+use crate::hub::fetch::{Client, Received};
 use crate::hub::registry::Pinned;
 use crate::{Error, Result};
 

@@ -3,6 +3,7 @@
 mod archives;
 mod downloads;
 mod places;
+mod published;
 mod server;
 
 use sha2::{Digest, Sha256};

@@ -21,7 +21,7 @@ fn high_bytes(block: BlockType) -> &'static [usize] {
 
 /// The bytes of `lab/golden_blocks.py`: a linear congruential generator, scales kept below 2 so that all values are numbers.
 fn bytes(block: BlockType, blocks: usize) -> Vec<u8> {
-    let mut state = u64::from(block.row().0);
+    let mut state = u64::from(block.number());
     let mut out: Vec<u8> = (0..blocks * block.bytes())
         .map(|_| {
             state = state

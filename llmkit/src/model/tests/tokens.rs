@@ -38,7 +38,9 @@ fn ids_are_those_that_were_compared_and_come_back_as_texts() {
     assert_eq!(hex(hash), golden("ids"));
     // Nasty enough: each of the 17 special tokens, and a good part of the vocabulary.
     assert!(is_seen[..17].iter().all(|it| *it), "{:?}", &is_seen[..17]);
-    assert!(is_seen.iter().filter(|it| **it).count() >= 3000);
+    // Texts and ids are fixed by their hashes, so is this: with other texts the number tells whether they reach as far.
+    let seen = is_seen.iter().filter(|it| **it).count();
+    assert_eq!(seen, 3699, "of {} tokens", is_seen.len());
 }
 
 /// What comes back of a text: all but the bytes for which SmolLM2 has no token.

@@ -6,7 +6,7 @@
 //!
 //! Layout: d, m, the fifth bits in 4 bytes, then nibbles: byte i holds weight i low and weight i + 16 high.
 
-use super::{GgmlType, Parts, half_at, push_half, rounded, truncated};
+use super::{GgmlType, Parts, push_half, rounded, truncated};
 
 /// 1/d, or 0 for d = 0.
 fn inverse(d: f32) -> f32 {
@@ -89,29 +89,22 @@ pub(super) fn pack(of: GgmlType, parts: &Parts, to: &mut Vec<u8>) {
     to.extend(low.iter().zip(high).map(|(low, high)| low & 15 | high << 4));
 }
 
-pub(super) fn unpack(of: GgmlType, bytes: &[u8]) -> Parts {
-    let count = match of {
-        GgmlType::Q4_1 | GgmlType::Q5_1 => 2,
-        _ => 1,
-    };
-    let params = (0..count).map(|i| half_at(bytes, 2 * i)).collect();
-    let rest = &bytes[2 * count..];
+/// The codes of a block of Q4_0 … Q8_0 or IQ4_NL.
+#[inline(always)]
+pub(super) fn codes(of: GgmlType, bytes: &[u8], codes: &mut [u8]) {
+    let rest = &bytes[2 * of.params()..];
     if of == GgmlType::Q8_0 {
-        let codes = rest.iter().map(|code| code.wrapping_add(128)).collect();
-        return Parts { params, codes };
+        let codes = codes.iter_mut().zip(rest);
+        return codes.for_each(|(code, byte)| *code = byte ^ 128);
     }
     let (fifth, nibbles) = rest.split_at(rest.len() - 16);
-    let code = |i: usize| {
-        let nibble = if i < 16 {
-            nibbles[i] & 15
-        } else {
-            nibbles[i - 16] >> 4
-        };
-        let fifth = fifth.get(i / 8).map_or(0, |byte| byte >> (i % 8) & 1);
-        nibble | fifth << 4
-    };
-    Parts {
-        params,
-        codes: (0..32).map(code).collect(),
+    let (low, high) = codes.split_at_mut(16);
+    for ((low, high), byte) in low.iter_mut().zip(high).zip(nibbles) {
+        (*low, *high) = (byte & 15, byte >> 4);
+    }
+    for (codes, byte) in codes.chunks_exact_mut(8).zip(fifth) {
+        for (i, code) in codes.iter_mut().enumerate() {
+            *code |= (byte >> i & 1) << 4;
+        }
     }
 }

@@ -12,11 +12,12 @@
 //! | | Q3_K, Q6_K | 256 | (d·sⱼ)·(q − 4), (q − 32) |
 //! | [`ternary`] | TQ1_0, TQ2_0 | 256 | d·(q − 1) |
 //!
-//! d, m and dₘ are f16; sⱼ and mⱼ are integers of 4, 6 or 8 bits for the sub-block j of 16 or 32 weights.
+//! Decoding whole tensors is `decode.rs`. d, m and dₘ are f16; sⱼ and mⱼ are integers of 4, 6 or 8 bits for the sub-block j of 16 or 32 weights.
 //!
 //! Source: llama.cpp, `ggml-common.h` (layouts) and `ggml-quants.c` (`quantize_row_*_ref`, `quantize_iq4_nl`). All
 //! arithmetic is f32 in the order of that code, rounded after each operation, as its portable build does.
 
+mod decode;
 pub mod iq4_nl;
 pub mod k_quants;
 mod layout;
@@ -53,6 +54,10 @@ pub struct Parts {
     /// One unsigned code a weight.
     pub codes: Vec<u8>,
 }
+
+/// The most parameters that a block has, and the most codes.
+const PARAMS: usize = 2 + 2 * 16;
+const CODES: usize = 256;
 
 impl GgmlType {
     /// All that are here.
@@ -97,6 +102,7 @@ impl GgmlType {
     }
 
     /// Weights in a block.
+    #[inline]
     pub fn elements(self) -> usize {
         match self {
             GgmlType::Q4_0
@@ -110,6 +116,7 @@ impl GgmlType {
     }
 
     /// Bytes of a block.
+    #[inline]
     pub fn bytes(self) -> usize {
         match self {
             GgmlType::Q4_0 | GgmlType::IQ4_NL => 2 + 16,
@@ -127,6 +134,18 @@ impl GgmlType {
         }
     }
 
+    /// Parameters of a block, in [`Parts`].
+    #[inline(always)]
+    fn params(self) -> usize {
+        match self {
+            GgmlType::Q4_1 | GgmlType::Q5_1 => 2,
+            GgmlType::Q2_K => 2 + 16 + 16,
+            GgmlType::Q3_K | GgmlType::Q6_K => 1 + 16,
+            GgmlType::Q4_K | GgmlType::Q5_K => 2 + 8 + 8,
+            _ => 1,
+        }
+    }
+
     /// Codes that a weight can have.
     pub fn levels(self) -> u32 {
         match self {
@@ -141,6 +160,7 @@ impl GgmlType {
     }
 
     /// The code of zero: what is taken off a code before it is scaled.
+    #[inline]
     fn offset(self) -> u8 {
         match self {
             GgmlType::Q4_0 => 8,
@@ -154,6 +174,7 @@ impl GgmlType {
     }
 
     /// Whether codes start at a minimum.
+    #[inline]
     fn has_shift(self) -> bool {
         matches!(
             self,
@@ -185,6 +206,7 @@ impl GgmlType {
 
     /// Step and shift of the sub-block of weight `at`, for the types whose points are evenly spaced (all but IQ4_NL):
     /// value = step·(q − offset) + shift.
+    #[inline]
     fn line(self, params: &[f32], at: usize) -> (f32, f32) {
         match self {
             GgmlType::Q4_1 | GgmlType::Q5_1 => (params[0], params[1]),
@@ -261,13 +283,41 @@ impl GgmlType {
     /// # Panics
     /// If there are fewer.
     pub fn unpack(self, bytes: &[u8]) -> Parts {
-        let bytes = &bytes[..self.bytes()];
+        let mut params = vec![0.0; self.params()];
+        let mut codes = vec![0; self.elements()];
+        self.unpack_into(&bytes[..self.bytes()], &mut params, &mut codes);
+        Parts { params, codes }
+    }
+
+    /// A block's bytes taken apart into [`GgmlType::params`] parameters and [`GgmlType::elements`] codes.
+    #[inline(always)]
+    fn unpack_into(self, bytes: &[u8], params: &mut [f32], codes: &mut [u8]) {
         match self {
             GgmlType::Q2_K | GgmlType::Q3_K | GgmlType::Q4_K | GgmlType::Q5_K | GgmlType::Q6_K => {
-                layout::unpack(self, bytes)
+                layout::unpack(self, bytes, params, codes);
             }
-            GgmlType::TQ1_0 | GgmlType::TQ2_0 => ternary::unpack(self, bytes),
-            _ => legacy::unpack(self, bytes),
+            GgmlType::TQ1_0 | GgmlType::TQ2_0 => ternary::unpack(self, bytes, params, codes),
+            _ => {
+                for (i, param) in params.iter_mut().enumerate() {
+                    *param = half_at(bytes, 2 * i);
+                }
+                legacy::codes(self, bytes, codes);
+            }
+        }
+    }
+
+    /// The codes of a block of Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0, without its parameters, from which packed matrices are
+    /// filled; zeros for other types.
+    #[inline(always)]
+    pub(crate) fn codes(self, block: &[u8], to: &mut [u8; 32]) {
+        // Each type by itself, so that its loops are compiled for it.
+        match self {
+            GgmlType::Q4_0 => legacy::codes(GgmlType::Q4_0, block, to),
+            GgmlType::Q4_1 => legacy::codes(GgmlType::Q4_1, block, to),
+            GgmlType::Q5_0 => legacy::codes(GgmlType::Q5_0, block, to),
+            GgmlType::Q5_1 => legacy::codes(GgmlType::Q5_1, block, to),
+            GgmlType::Q8_0 => legacy::codes(GgmlType::Q8_0, block, to),
+            _ => to.fill(0),
         }
     }
 
@@ -282,12 +332,8 @@ impl GgmlType {
 
     /// The weights of `bytes`, a whole number of blocks (a broken last block is left out).
     pub fn decode(self, bytes: &[u8]) -> Vec<f32> {
-        let mut weights = Vec::with_capacity(bytes.len() / self.bytes() * self.elements());
-        for block in bytes.chunks_exact(self.bytes()) {
-            let Parts { params, codes } = self.unpack(block);
-            let value = |(at, &code)| self.value(&params, at, code);
-            weights.extend(codes.iter().enumerate().map(value));
-        }
+        let mut weights = vec![0.0; bytes.len() / self.bytes() * self.elements()];
+        self.decode_into(bytes, &mut weights);
         weights
     }
 }

@@ -52,9 +52,9 @@ pub(super) fn pack(of: GgmlType, parts: &Parts, to: &mut Vec<u8>) {
     push_half(parts.params[0], to);
 }
 
-pub(super) fn unpack(of: GgmlType, bytes: &[u8]) -> Parts {
-    let mut codes = vec![0; 256];
+pub(super) fn unpack(of: GgmlType, bytes: &[u8], params: &mut [f32], codes: &mut [u8]) {
     let (digit_bytes, d) = bytes.split_at(bytes.len() - 2);
+    params[0] = half_at(d, 0);
     if of == GgmlType::TQ2_0 {
         for (i, code) in codes.iter_mut().enumerate() {
             let (half, n, m) = (i / 128, i / 32 % 4, i % 32);
@@ -69,9 +69,5 @@ pub(super) fn unpack(of: GgmlType, bytes: &[u8]) -> Parts {
                 rest = rest.wrapping_mul(3);
             }
         }
-    }
-    Parts {
-        params: vec![half_at(d, 0)],
-        codes,
     }
 }

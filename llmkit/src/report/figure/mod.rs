@@ -21,6 +21,7 @@ mod legend;
 mod manifest;
 mod marks;
 mod obstacles;
+mod points;
 mod render;
 mod save;
 mod scale;
