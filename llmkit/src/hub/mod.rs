@@ -38,6 +38,7 @@ mod tests;
 
 use std::path::Path;
 
+pub(crate) use cache::hex;
 pub use cache::{directory as cache_directory, sha256_file};
 pub use provenance::{FileRecord, Provenance, Weights};
 pub use registry::{Entry, Kind};

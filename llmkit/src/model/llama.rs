@@ -17,6 +17,7 @@
 //! Cost a token: 2 · (weights) + 4·S·H·D a layer flops, and reading every weight once for all rows together.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::config::Config;
@@ -100,12 +101,7 @@ impl Llama {
             "output.weight" if !is_tied => Some(&mut network.head),
             _ => matrix(Arc::make_mut(&mut network.layers).as_mut_slice(), name),
         };
-        let slot = slot.ok_or_else(|| Error::NotFound {
-            what: format!("linear layer {name:?}"),
-            tried: vec![
-                "blk.0.attn_q.weight … blk.N.ffn_down.weight, token_embd.weight".to_owned(),
-            ],
-        })?;
+        let slot = slot.ok_or_else(|| unknown(name))?;
         if slot.shape() != layer.shape() {
             return Err(Error::Shape {
                 operation: format!("replace {name}"),
@@ -118,6 +114,19 @@ impl Llama {
             network.head = Arc::clone(&network.embedding);
         }
         Ok(network)
+    }
+
+    /// A linear layer, named as for [`with_linear`](Self::with_linear).
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is none of that name.
+    pub fn linear(&self, name: &str) -> Result<Arc<dyn Linear>> {
+        let found = match name {
+            "token_embd.weight" => Some(&self.embedding),
+            "output.weight" => Some(&self.head),
+            _ => place(name).and_then(|(n, part)| self.layers.get(n)?.matrix(part)),
+        };
+        found.cloned().ok_or_else(|| unknown(name))
     }
 
     /// The network with another attention in every layer.
@@ -180,20 +189,66 @@ impl Llama {
         pieces: &mut [Piece<'_>],
         mut hook: Option<&mut dyn Hook>,
     ) -> Result<Vec<f32>> {
+        let mut x = self.embed(pieces)?;
+        let on_the_way: Option<&mut dyn Hook> = match &mut hook {
+            Some(hook) => Some(&mut **hook),
+            None => None,
+        };
+        self.through(0..self.layers.len(), &mut x, pieces, on_the_way)?;
+        let normed = self.final_norm(&x, hook)?;
+        for piece in pieces {
+            piece.store.commit(piece.tokens.len());
+        }
+        Ok(normed)
+    }
+
+    /// The residual stream before the first layer (T, K): the embeddings of all pieces, one after the other.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] as for [`hidden`](Self::hidden).
+    pub fn embed(&self, pieces: &[Piece<'_>]) -> Result<Vec<f32>> {
+        self.check(pieces)?;
+        let width = self.config.width;
+        let mut x = Vec::new();
+        for &token in pieces.iter().flat_map(|piece| piece.tokens) {
+            let start = x.len();
+            x.resize(start + width, 0.0);
+            self.embedding.row(token as usize, &mut x[start..]);
+        }
+        Ok(x)
+    }
+
+    /// Takes the residual stream `x` (T, K) through some `layers`, for those who go layer by layer; [`hidden`](Self::hidden) is this for
+    /// all of them. Stores get keys and values of these layers, and do not count the tokens as theirs.
+    ///
+    /// # Errors
+    /// Those of [`hidden`](Self::hidden); [`Error::Argument`] for layers that are not there, [`Error::Shape`] if `x` is not (T, K).
+    pub fn through(
+        &self,
+        layers: Range<usize>,
+        x: &mut [f32],
+        pieces: &mut [Piece<'_>],
+        mut hook: Option<&mut dyn Hook>,
+    ) -> Result<()> {
         let c = &self.config;
         self.check(pieces)?;
+        let layers_here = self.layers.get(layers.clone()).ok_or_else(|| {
+            let expected = format!("a part of 0 .. {}", c.layers);
+            Error::argument("layers", expected, format!("{layers:?}"))
+        })?;
         let (isa, team) = (self.engine.isa, self.engine.team.as_ref());
         let mut positions = Vec::new();
-        let mut x = Vec::new();
         for piece in pieces.iter() {
             positions.extend(piece.store.tokens()..piece.store.tokens() + piece.tokens.len());
-            for &token in piece.tokens {
-                let start = x.len();
-                x.resize(start + c.width, 0.0);
-                self.embedding.row(token as usize, &mut x[start..]);
-            }
         }
         let tokens = positions.len();
+        if x.len() != tokens * c.width {
+            return Err(Error::Shape {
+                operation: "run layers".to_owned(),
+                expected: format!("[{tokens}, {}]", c.width),
+                got: format!("{} values", x.len()),
+            });
+        }
         let angles = self.angles(positions.iter().max().map_or(0, |it| it + 1));
         let (q_width, kv_width) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let epsilon = c.norm_epsilon as f32;
@@ -208,19 +263,9 @@ impl Llama {
             Some(hook) => hook.visit(&format!("blk.{n}.{part}"), columns, values),
             None => Ok(()),
         };
-        let check_finite = |name: fmt::Arguments<'_>, columns: usize, values: &[f32]| {
-            let at = position_not_finite(isa, values, team);
-            at.map_or(Ok(()), |at| {
-                Err(Error::Format {
-                    file: format!("activation {name}, token {}", at / columns),
-                    expected: "finite numbers".to_owned(),
-                    got: values[at].to_string(),
-                })
-            })
-        };
-        for (n, layer) in self.layers.iter().enumerate() {
+        for (n, layer) in layers.zip(layers_here) {
             interrupt::check("forward pass")?;
-            rms_norm(isa, &x, &layer.attn_norm, epsilon, &mut normed, team);
+            rms_norm(isa, x, &layer.attn_norm, epsilon, &mut normed, team);
             visit(n, "attn_q.in", c.width, &mut normed)?;
             let input = Input::new(&normed, c.width, &self.engine);
             let mut products: [(&dyn Linear, &mut [f32]); 3] = [
@@ -248,8 +293,8 @@ impl Llama {
             angles.turn_rows(isa, c.pairs, &positions, &mut k, kv_width, team);
             // An infinite key could hide behind a score of −∞, and a value would spoil rows that do not see it (0 · ∞); all else
             // that is not finite shows in the layer's output.
-            check_finite(format_args!("blk.{n}.attn_k.out"), kv_width, &k)?;
-            check_finite(format_args!("blk.{n}.attn_v.out"), kv_width, &v)?;
+            check_finite(&self.engine, format_args!("blk.{n}.attn_k.out"), kv_width, &k)?;
+            check_finite(&self.engine, format_args!("blk.{n}.attn_v.out"), kv_width, &v)?;
             let mut from = 0;
             for piece in pieces.iter_mut() {
                 let rows = from * kv_width..(from + piece.tokens.len()) * kv_width;
@@ -275,9 +320,9 @@ impl Llama {
             let input = Input::new(&mixed, q_width, &self.engine);
             layer
                 .attn_output
-                .forward(&input, Into::Add, &mut x, &self.engine);
-            visit(n, "mid", c.width, &mut x)?;
-            rms_norm(isa, &x, &layer.ffn_norm, epsilon, &mut normed, team);
+                .forward(&input, Into::Add, x, &self.engine);
+            visit(n, "mid", c.width, x)?;
+            rms_norm(isa, x, &layer.ffn_norm, epsilon, &mut normed, team);
             visit(n, "ffn_gate.in", c.width, &mut normed)?;
             let input = Input::new(&normed, c.width, &self.engine);
             let mut products: [(&dyn Linear, &mut [f32]); 2] =
@@ -286,20 +331,23 @@ impl Llama {
             swiglu(isa, &mut gate, &up, c.ffn_width, team);
             visit(n, "ffn_down.in", c.ffn_width, &mut gate)?;
             let input = Input::new(&gate, c.ffn_width, &self.engine);
-            layer
-                .ffn_down
-                .forward(&input, Into::Add, &mut x, &self.engine);
-            visit(n, "out", c.width, &mut x)?;
-            check_finite(format_args!("blk.{n}.out"), c.width, &x)?;
+            layer.ffn_down.forward(&input, Into::Add, x, &self.engine);
+            visit(n, "out", c.width, x)?;
+            check_finite(&self.engine, format_args!("blk.{n}.out"), c.width, x)?;
         }
-        rms_norm(isa, &x, &self.norm, epsilon, &mut normed, team);
+        Ok(())
+    }
+
+    /// What the head sees of the residual stream `x` after the last layer.
+    fn final_norm(&self, x: &[f32], hook: Option<&mut dyn Hook>) -> Result<Vec<f32>> {
+        let c = &self.config;
+        let (isa, team) = (self.engine.isa, self.engine.team.as_ref());
+        let mut normed = vec![0.0; x.len()];
+        rms_norm(isa, x, &self.norm, c.norm_epsilon as f32, &mut normed, team);
         if let Some(hook) = hook {
             hook.visit("output.in", c.width, &mut normed)?;
         }
-        check_finite(format_args!("output.in"), c.width, &normed)?;
-        for piece in pieces {
-            piece.store.commit(piece.tokens.len());
-        }
+        check_finite(&self.engine, format_args!("output.in"), c.width, &normed)?;
         Ok(normed)
     }
 
@@ -363,6 +411,272 @@ impl Llama {
     }
 }
 
+/// Whether an activation is a number everywhere.
+fn check_finite(
+    engine: &Engine,
+    name: fmt::Arguments<'_>,
+    columns: usize,
+    values: &[f32],
+) -> Result<()> {
+    match position_not_finite(engine.isa, values, &engine.team) {
+        None => Ok(()),
+        Some(at) => Err(Error::Format {
+            file: format!("activation {name}, token {}", at / columns),
+            expected: "finite numbers".to_owned(),
+            got: values[at].to_string(),
+        }),
+    }
+}
+
+fn store_shape(&self) -> Shape {
+        store_shape(&self.config)
+    }
+
+    /// The residual stream after the last layer and the final norm, (T, K), for all pieces one after the other.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for no tokens, a token outside the vocabulary, a sequence longer than the model's context, or a store of
+    /// another shape; [`Error::Format`] if an activation is not finite (with its layer); [`Error::Interrupted`] between layers;
+    /// what a hook says. The stores then keep the tokens they had.
+    pub fn hidden(
+        &self,
+        pieces: &mut [Piece<'_>],
+        mut hook: Option<&mut dyn Hook>,
+    ) -> Result<Vec<f32>> {
+        let mut x = self.embed(pieces)?;
+        let on_the_way: Option<&mut dyn Hook> = match &mut hook {
+            Some(hook) => Some(&mut **hook),
+            None => None,
+        };
+        self.through(0..self.layers.len(), &mut x, pieces, on_the_way)?;
+        let normed = self.final_norm(&x, hook)?;
+        for piece in pieces {
+            piece.store.commit(piece.tokens.len());
+        }
+        Ok(normed)
+    }
+
+    /// The residual stream before the first layer (T, K): the embeddings of all pieces, one after the other.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] as for [`hidden`](Self::hidden).
+    pub fn embed(&self, pieces: &[Piece<'_>]) -> Result<Vec<f32>> {
+        self.check(pieces)?;
+        let width = self.config.width;
+        let mut x = Vec::new();
+        for &token in pieces.iter().flat_map(|piece| piece.tokens) {
+            let start = x.len();
+            x.resize(start + width, 0.0);
+            self.embedding.row(token as usize, &mut x[start..]);
+        }
+        Ok(x)
+    }
+
+    /// Takes the residual stream `x` (T, K) through some `layers`, for those who go layer by layer; [`hidden`](Self::hidden) is this for
+    /// all of them. Stores get keys and values of these layers, and do not count the tokens as theirs.
+    ///
+    /// # Errors
+    /// Those of [`hidden`](Self::hidden); [`Error::Argument`] for layers that are not there, [`Error::Shape`] if `x` is not (T, K).
+    pub fn through(
+        &self,
+        layers: Range<usize>,
+        x: &mut [f32],
+        pieces: &mut [Piece<'_>],
+        mut hook: Option<&mut dyn Hook>,
+    ) -> Result<()> {
+        let c = &self.config;
+        self.check(pieces)?;
+        let layers_here = self.layers.get(layers.clone()).ok_or_else(|| {
+            let expected = format!("a part of 0 .. {}", c.layers);
+            Error::argument("layers", expected, format!("{layers:?}"))
+        })?;
+        let (isa, team) = (self.engine.isa, self.engine.team.as_ref());
+        let mut positions = Vec::new();
+        for piece in pieces.iter() {
+            positions.extend(piece.store.tokens()..piece.store.tokens() + piece.tokens.len());
+        }
+        let tokens = positions.len();
+        if x.len() != tokens * c.width {
+            return Err(Error::Shape {
+                operation: "run layers".to_owned(),
+                expected: format!("[{tokens}, {}]", c.width),
+                got: format!("{} values", x.len()),
+            });
+        }
+        let angles = self.angles(positions.iter().max().map_or(0, |it| it + 1));
+        let (q_width, kv_width) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        let epsilon = c.norm_epsilon as f32;
+        let mut normed = vec![0.0; tokens * c.width];
+        let mut q = vec![0.0; tokens * q_width];
+        let mut k = vec![0.0; tokens * kv_width];
+        let mut v = vec![0.0; tokens * kv_width];
+        let mut mixed = vec![0.0; tokens * q_width];
+        let mut gate = vec![0.0; tokens * c.ffn_width];
+        let mut up = vec![0.0; tokens * c.ffn_width];
+        let mut visit = |n: usize, part: &str, columns: usize, values: &mut [f32]| match &mut hook {
+            Some(hook) => hook.visit(&format!("blk.{n}.{part}"), columns, values),
+            None => Ok(()),
+        };
+        for (n, layer) in layers.zip(layers_here) {
+            interrupt::check("forward pass")?;
+            rms_norm(isa, x, &layer.attn_norm, epsilon, &mut normed, team);
+            visit(n, "attn_q.in", c.width, &mut normed)?;
+            let input = Input::new(&normed, c.width, &self.engine);
+            let mut products: [(&dyn Linear, &mut [f32]); 3] = [
+                (&*layer.attn_q, &mut q),
+                (&*layer.attn_k, &mut k),
+                (&*layer.attn_v, &mut v),
+            ];
+            forward_all(&input, &mut products, &self.engine);
+            for (out, bias) in [&mut q, &mut k, &mut v].into_iter().zip(&layer.biases) {
+                if !bias.is_empty() {
+                    let rows = out.chunks_exact_mut(bias.len());
+                    rows.for_each(|row| row.iter_mut().zip(bias).for_each(|(x, b)| *x += b));
+                }
+            }
+            visit(n, "attn_q.out", q_width, &mut q)?;
+            visit(n, "attn_k.out", kv_width, &mut k)?;
+            visit(n, "attn_v.out", kv_width, &mut v)?;
+            for (heads, norm) in [&mut q, &mut k].into_iter().zip(&layer.qk_norms) {
+                if !norm.is_empty() {
+                    let before = heads.clone();
+                    rms_norm(isa, &before, norm, epsilon, heads, team);
+                }
+            }
+            angles.turn_rows(isa, c.pairs, &positions, &mut q, q_width, team);
+            angles.turn_rows(isa, c.pairs, &positions, &mut k, kv_width, team);
+            // An infinite key could hide behind a score of −∞, and a value would spoil rows that do not see it (0 · ∞); all else
+            // that is not finite shows in the layer's output.
+            check_finite(&self.engine, format_args!("blk.{n}.attn_k.out"), kv_width, &k)?;
+            check_finite(&self.engine, format_args!("blk.{n}.attn_v.out"), kv_width, &v)?;
+            let mut from = 0;
+            for piece in pieces.iter_mut() {
+                let rows = from * kv_width..(from + piece.tokens.len()) * kv_width;
+                piece.store.write(n, &k[rows.clone()], &v[rows]);
+                from += piece.tokens.len();
+            }
+            let sequences: Vec<Sequence<'_>> = (pieces.iter())
+                .map(|piece| Sequence {
+                    store: &*piece.store,
+                    positions: piece.store.tokens()..piece.store.tokens() + piece.tokens.len(),
+                })
+                .collect();
+            let call = Call {
+                engine: &self.engine,
+                layer: n,
+                heads: c.heads,
+                mask: Mask { window: c.window },
+                sequences: &sequences,
+                queries: &q,
+            };
+            self.attention.attend(&call, &mut mixed);
+            visit(n, "attn_output.in", q_width, &mut mixed)?;
+            let input = Input::new(&mixed, q_width, &self.engine);
+            layer
+                .attn_output
+                .forward(&input, Into::Add, x, &self.engine);
+            visit(n, "mid", c.width, x)?;
+            rms_norm(isa, x, &layer.ffn_norm, epsilon, &mut normed, team);
+            visit(n, "ffn_gate.in", c.width, &mut normed)?;
+            let input = Input::new(&normed, c.width, &self.engine);
+            let mut products: [(&dyn Linear, &mut [f32]); 2] =
+                [(&*layer.ffn_gate, &mut gate), (&*layer.ffn_up, &mut up)];
+            forward_all(&input, &mut products, &self.engine);
+            swiglu(isa, &mut gate, &up, c.ffn_width, team);
+            visit(n, "ffn_down.in", c.ffn_width, &mut gate)?;
+            let input = Input::new(&gate, c.ffn_width, &self.engine);
+            layer.ffn_down.forward(&input, Into::Add, x, &self.engine);
+            visit(n, "out", c.width, x)?;
+            check_finite(&self.engine, format_args!("blk.{n}.out"), c.width, x)?;
+        }
+        Ok(())
+    }
+
+    /// What the head sees of the residual stream `x` after the last layer.
+    fn final_norm(&self, x: &[f32], hook: Option<&mut dyn Hook>) -> Result<Vec<f32>> {
+        let c = &self.config;
+        let (isa, team) = (self.engine.isa, self.engine.team.as_ref());
+        let mut normed = vec![0.0; x.len()];
+        rms_norm(isa, x, &self.norm, c.norm_epsilon as f32, &mut normed, team);
+        if let Some(hook) = hook {
+            hook.visit("output.in", c.width, &mut normed)?;
+        }
+        check_finite(&self.engine, format_args!("output.in"), c.width, &normed)?;
+        Ok(normed)
+    }
+
+    /// Logits (T, V) of [`hidden`](Self::hidden) states (T, K).
+    pub fn logits(&self, hidden: &[f32]) -> Vec<f32> {
+        let input = Input::new(hidden, self.config.width, &self.engine);
+        let mut out = vec![0.0; hidden.len() / self.config.width * self.config.vocabulary];
+        self.head
+            .forward(&input, Into::Replace, &mut out, &self.engine);
+        out
+    }
+
+    /// Whether all pieces can be run.
+    pub(super) fn check(&self, pieces: &[Piece<'_>]) -> Result<()> {
+        let c = &self.config;
+        for piece in pieces {
+            let total = piece.store.tokens() + piece.tokens.len();
+            if piece.tokens.is_empty() {
+                return Err(Error::argument("tokens", "at least one", "none"));
+            }
+            if let Some(&id) = piece.tokens.iter().find(|&&id| id as usize >= c.vocabulary) {
+                return Err(Error::argument(
+                    "token id",
+                    format!("below {}", c.vocabulary),
+                    id,
+                ));
+            }
+            if total > c.context_tokens {
+                return Err(Error::argument(
+                    "tokens",
+                    format!("at most {} in all", c.context_tokens),
+                    total,
+                ));
+            }
+            self.check_store(piece.store)?;
+        }
+        Ok(())
+    }
+
+    fn check_store(&self, store: &dyn Store) -> Result<()> {
+        let (expected, got) = (self.store_shape(), store.shape());
+        match got == expected {
+            true => Ok(()),
+            false => Err(Error::argument(
+                "store",
+                format!("{expected:?}"),
+                format!("{got:?}"),
+            )),
+        }
+    }
+
+    /// Angles of at least `positions` positions: grown to the next power of two when they are not enough.
+    fn angles(&self, positions: usize) -> Arc<Angles> {
+        let mut angles = self.angles.lock().unwrap_or_else(PoisonError::into_inner);
+        if angles.positions() < positions {
+            let (frequencies, magnitude) = frequencies(&self.config);
+            let enough = positions.next_power_of_two().max(512);
+            *angles = Arc::new(Angles::new(&frequencies, magnitude, enough));
+        }
+        Arc::clone(&angles)
+    }
+}
+
+/// Whether an activation is a number everywhere.
+fn check_finite(name: fmt::Arguments<'_>, columns: usize, values: &[f32]) -> Result<()> {
+    match values.iter().position(|it| !it.is_finite()) {
+        None => Ok(()),
+        Some(at) => Err(Error::Format {
+            file: format!("activation {name}, token {}", at / columns),
+            expected: "finite numbers".to_owned(),
+            got: values[at].to_string(),
+        }),
+    }
+}
+
 fn store_shape(config: &Config) -> Shape {
     Shape {
         layers: config.layers,
@@ -373,9 +687,22 @@ fn store_shape(config: &Config) -> Shape {
 
 /// The matrix of the name `blk.3.ffn_up.weight`.
 fn matrix<'a>(layers: &'a mut [Layer], name: &str) -> Option<&'a mut Arc<dyn Linear>> {
+    let (n, part) = place(name)?;
+    layers.get_mut(n)?.matrix_mut(part)
+}
+
+/// Layer and part of the name `blk.3.ffn_up.weight`.
+fn place(name: &str) -> Option<(usize, &str)> {
     let (n, part) = name
         .strip_prefix("blk.")?
         .strip_suffix(".weight")?
         .split_once('.')?;
-    layers.get_mut(n.parse::<usize>().ok()?)?.matrix(part)
+    Some((n.parse().ok()?, part))
+}
+
+fn unknown(name: &str) -> Error {
+    Error::NotFound {
+        what: format!("linear layer {name:?}"),
+        tried: vec!["blk.0.attn_q.weight … blk.N.ffn_down.weight, token_embd.weight".to_owned()],
+    }
 }

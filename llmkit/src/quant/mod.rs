@@ -24,12 +24,15 @@
 //! # Ok::<(), llmkit::Error>(())
 //! ```
 
+mod applied;
 mod bits;
+pub mod calibration;
 #[cfg(test)]
 mod contract;
 #[cfg(feature = "notebook")]
 mod display;
 pub mod error;
+mod feedback;
 pub mod format;
 mod granularity;
 pub mod law;
@@ -42,7 +45,9 @@ mod step;
 mod stored;
 mod sweep;
 
+pub use applied::{Applied, Damping};
 pub use bits::{BitReader, BitWriter};
+pub use calibration::{Calibration, Inputs, Samples};
 pub use format::{Format, Granularity, Grid, Whole};
 pub use matrix::Matrix;
 pub use method::Method;

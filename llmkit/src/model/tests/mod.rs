@@ -5,10 +5,10 @@ mod files;
 mod folders;
 mod generation;
 mod network;
-mod real;
+pub(crate) mod real;
 mod reproducible;
 mod sampling;
-mod tiny;
+pub(crate) mod tiny;
 mod tokens;
 
 pub(in crate::model) use files::one_matrix;
