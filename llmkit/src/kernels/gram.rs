@@ -12,7 +12,7 @@
 #![allow(unsafe_code)]
 
 use super::dense::{self, Element, Into, Job};
-use super::isa::{Isa, vectorized};
+use super::isa::Isa;
 use super::panel::{LANES, Line, bf16_bits, bf16_value};
 use super::team::Team;
 
@@ -157,22 +157,42 @@ pub fn magnitudes(
     assert!(sums.len() == columns && greatest.len() == columns, "K");
     assert!(x.len().is_multiple_of(columns), "rows of {columns}");
     let parts = sums.chunks_mut(BLOCK).zip(greatest.chunks_mut(BLOCK));
+    let isa = isa.checked();
     team.each(parts, &|index, (sums, greatest)| {
-        vectorized(isa, || {
-            let first = index * BLOCK;
-            for rows in x.chunks(SLAB * columns) {
-                let mut short = [0f32; BLOCK];
-                for row in rows.chunks_exact(columns) {
-                    let row = &row[first..][..sums.len()];
-                    for ((x, sum), most) in row.iter().zip(&mut short).zip(greatest.iter_mut()) {
-                        *sum += x.abs();
-                        *most = if x.abs() <= *most { *most } else { x.abs() };
-                    }
-                }
-                for (sum, short) in sums.iter_mut().zip(short) {
-                    *sum += f64::from(short);
-                }
-            }
-        });
+        let part = (x, columns, index * BLOCK);
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `checked` has seen the features on this machine.
+            Isa::Avx512 | Isa::Amx => unsafe { magnitudes_avx512(part, sums, greatest) },
+            _ => some_magnitudes(part, sums, greatest),
+        }
     });
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl")]
+fn magnitudes_avx512(part: (&[f32], usize, usize), sums: &mut [f64], greatest: &mut [f32]) {
+    some_magnitudes(part, sums, greatest);
+}
+
+/// Of the columns from `first` on that `sums` has.
+#[inline(always)]
+fn some_magnitudes(
+    (x, columns, first): (&[f32], usize, usize),
+    sums: &mut [f64],
+    greatest: &mut [f32],
+) {
+    for rows in x.chunks(SLAB * columns) {
+        let mut short = [0f32; BLOCK];
+        for row in rows.chunks_exact(columns) {
+            let row = &row[first..][..sums.len()];
+            for ((x, sum), most) in row.iter().zip(&mut short).zip(greatest.iter_mut()) {
+                *sum += x.abs();
+                *most = if x.abs() <= *most { *most } else { x.abs() };
+            }
+        }
+        for (sum, short) in sums.iter_mut().zip(short) {
+            *sum += f64::from(short);
+        }
+    }
 }

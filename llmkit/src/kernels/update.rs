@@ -6,7 +6,9 @@
 //!
 //! Cost: 2·M·N·P flops; B is read once for every four rows.
 
-use super::isa::{Isa, vectorized};
+#![allow(unsafe_code)]
+
+use super::isa::Isa;
 
 /// A matrix in row-major memory, its rows `stride` apart.
 #[derive(Debug, Clone, Copy)]
@@ -18,8 +20,10 @@ pub struct Rows<'a> {
 }
 
 /// Rows of C in a tile.
+#[cfg(target_arch = "x86_64")]
 const TILE: usize = 4;
 /// Columns of C in a tile: two registers of eight.
+#[cfg(target_arch = "x86_64")]
 const STRIP: usize = 16;
 
 /// C += A · B on the best instruction set: C is M × N = `rows` × `columns` in `c`, its rows `c_stride` apart, and P = `inner`.
@@ -51,44 +55,61 @@ pub fn update_at(
     if rows == 0 || inner == 0 || columns == 0 {
         return;
     }
-    if isa == Isa::Reference {
-        return reference(a, b, (rows, inner, columns), c, c_stride);
+    let sizes = (rows, inner, columns);
+    match isa.checked() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `checked` has seen the features on this machine.
+        Isa::Avx512 | Isa::Amx => unsafe { avx512(a, b, sizes, c, c_stride) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { avx2(a, b, sizes, c, c_stride) },
+        _ => reference(a, b, sizes, c, c_stride),
     }
-    vectorized(isa, || {
-        for first in (0..rows).step_by(TILE) {
-            let count = TILE.min(rows - first);
-            // Rows past the last repeat it, and are not written.
-            let of_a: [&[f64]; TILE] = std::array::from_fn(|row| {
-                &a.values[(first + row.min(count - 1)) * a.stride..][..inner]
-            });
-            let mut column = 0;
-            while column + STRIP <= columns {
-                tile::<STRIP>(
-                    &of_a,
-                    b,
-                    column,
-                    &mut c[first * c_stride..],
-                    c_stride,
-                    count,
-                );
-                column += STRIP;
-            }
-            while column < columns {
-                tile::<1>(
-                    &of_a,
-                    b,
-                    column,
-                    &mut c[first * c_stride..],
-                    c_stride,
-                    count,
-                );
-                column += 1;
-            }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl,fma")]
+fn avx512(a: Rows<'_>, b: Rows<'_>, sizes: (usize, usize, usize), c: &mut [f64], c_stride: usize) {
+    tiles(a, b, sizes, c, c_stride);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn avx2(a: Rows<'_>, b: Rows<'_>, sizes: (usize, usize, usize), c: &mut [f64], c_stride: usize) {
+    tiles(a, b, sizes, c, c_stride);
+}
+
+/// Plain Rust, which the compiler turns into the instructions of the function it is a part of.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn tiles(
+    a: Rows<'_>,
+    b: Rows<'_>,
+    (rows, inner, columns): (usize, usize, usize),
+    c: &mut [f64],
+    c_stride: usize,
+) {
+    for first in (0..rows).step_by(TILE) {
+        let count = TILE.min(rows - first);
+        // Rows past the last repeat it, and are not written.
+        let of_a: [&[f64]; TILE] = std::array::from_fn(|row| {
+            &a.values[(first + row.min(count - 1)) * a.stride..][..inner]
+        });
+        let c = &mut c[first * c_stride..];
+        let mut column = 0;
+        while column + STRIP <= columns {
+            tile::<STRIP>(&of_a, b, column, c, c_stride, count);
+            column += STRIP;
         }
-    });
+        while column < columns {
+            tile::<1>(&of_a, b, column, c, c_stride, count);
+            column += 1;
+        }
+    }
 }
 
 /// `count` rows of C, `WIDTH` columns from `column` on.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn tile<const WIDTH: usize>(
     a: &[&[f64]; TILE],

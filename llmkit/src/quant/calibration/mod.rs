@@ -193,7 +193,7 @@ pub fn linear_names(n: usize) -> [Vec<String>; 4] {
 }
 
 /// bf16 where it is what the machine multiplies fastest.
-fn fast_element(model: &Model) -> Element {
+pub(super) fn fast_element(model: &Model) -> Element {
     match model.network().engine.isa {
         Isa::Avx512 | Isa::Amx => Element::Bf16,
         Isa::Reference | Isa::Avx2 => Element::F32,
