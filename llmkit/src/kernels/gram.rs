@@ -80,6 +80,56 @@ struct Shared<T>(*mut T);
 // SAFETY: whoever uses the pointer writes a part that no other thread has.
 unsafe impl<T> Sync for Shared<T> {}
 
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn transpose_avx512(part: (Element, &[f32], usize, usize), lines: &mut [Line], rows: &mut [u32]) {
+    transpose(part, lines, rows);
+}
+
+/// Columns `first` … of X, up to 16: as the lines of a panel, and as rows of words.
+#[inline(always)]
+fn transpose(
+    (element, x, columns, first): (Element, &[f32], usize, usize),
+    lines: &mut [Line],
+    rows: &mut [u32],
+) {
+    let (words, lanes) = (lines.len(), LANES.min(columns - first));
+    // Sixteen of row `t`, those that are not there being zero.
+    let sixteen = |t: usize| -> [f32; LANES] {
+        let row = x.get(t * columns + first..).unwrap_or_default();
+        match row.first_chunk() {
+            Some(whole) if lanes == LANES => *whole,
+            _ => {
+                let mut out = [0.0; LANES];
+                let count = lanes.min(row.len());
+                out[..count].copy_from_slice(&row[..count]);
+                out
+            }
+        }
+    };
+    for start in (0..words).step_by(LANES) {
+        let end = words.min(start + LANES);
+        for (at, line) in lines[start..end].iter_mut().enumerate() {
+            let at = start + at;
+            line.0 = match element {
+                Element::F32 => sixteen(at).map(f32::to_bits),
+                Element::Bf16 => {
+                    let (low, high) = (sixteen(2 * at), sixteen(2 * at + 1));
+                    std::array::from_fn(|lane| {
+                        u32::from(bf16_bits(low[lane])) | u32::from(bf16_bits(high[lane])) << 16
+                    })
+                }
+            };
+        }
+        for (lane, row) in rows.chunks_exact_mut(words).enumerate() {
+            let from = &lines[start..end];
+            for (word, line) in row[start..end].iter_mut().zip(from) {
+                *word = line.0[lane];
+            }
+        }
+    }
+}
+
 /// At most [`SLAB`] rows.
 fn slab_at(isa: Isa, element: Element, x: &[f32], columns: usize, gram: &mut [f32], team: &Team) {
     let tokens = x.len() / columns;
@@ -87,33 +137,19 @@ fn slab_at(isa: Isa, element: Element, x: &[f32], columns: usize, gram: &mut [f3
         Element::F32 => tokens,
         Element::Bf16 => tokens.div_ceil(2),
     };
-    let word = |row: usize, at: usize| match element {
-        Element::F32 => x[at * columns + row].to_bits(),
-        Element::Bf16 => {
-            let low = bf16_bits(x[2 * at * columns + row]);
-            let high = match 2 * at + 1 < tokens {
-                true => bf16_bits(x[(2 * at + 1) * columns + row]),
-                false => 0,
-            };
-            u32::from(low) | u32::from(high) << 16
-        }
-    };
     let panels = columns.div_ceil(LANES);
     let mut lines = vec![Line::ZERO; panels * words];
     let mut rows = vec![0u32; columns * words];
-    let (to_lines, to_rows) = (Shared(lines.as_mut_ptr()), Shared(rows.as_mut_ptr()));
-    team.tasks(panels, &|panel| {
-        let (to_lines, to_rows) = (&to_lines, &to_rows);
-        let lanes = LANES.min(columns - panel * LANES);
-        for at in 0..words {
-            let mut line = Line::ZERO;
-            for (lane, out) in line.0.iter_mut().enumerate().take(lanes) {
-                *out = word(panel * LANES + lane, at);
-                // SAFETY: row < K and at < words; each row belongs to one panel, each panel to one task.
-                unsafe { *to_rows.0.add((panel * LANES + lane) * words + at) = *out };
-            }
-            // SAFETY: panel < panels and at < words.
-            unsafe { *to_lines.0.add(panel * words + at) = line };
+    let parts = lines
+        .chunks_mut(words.max(1))
+        .zip(rows.chunks_mut((LANES * words).max(1)));
+    team.each(parts, &|panel, (lines, rows)| {
+        let part = (element, x, columns, panel * LANES);
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `isa` was checked.
+            Isa::Avx512 | Isa::Amx => unsafe { transpose_avx512(part, lines, rows) },
+            _ => transpose(part, lines, rows),
         }
     });
     let out = Shared(gram.as_mut_ptr());

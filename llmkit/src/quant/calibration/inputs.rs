@@ -15,6 +15,9 @@ use crate::kernels::team::Team;
 use crate::quant::Matrix;
 use crate::{Error, Result};
 
+/// Rows of a Gram matrix that are multiplied with at a time.
+const ENERGY_ROWS: usize = 192;
+
 /// What is known of the inputs of a layer. Cloning is cheap.
 #[derive(Clone, PartialEq)]
 pub struct Inputs {
@@ -173,25 +176,41 @@ impl Inputs {
         }
     }
 
-    /// Mean squared output of each row of weights `w` (N, K), Σ over the row of (w·H·wᵀ)/2, in f64 from f32 products.
-    fn energy(&self, w: &[f32]) -> f64 {
+    /// tr(A·G·Aᵀ)/n of each of `matrices` (N, K): the mean of |A·x|² over the inputs. From f32 products, summed in f64.
+    ///
+    /// G is symmetric, so its lower triangle with half of the diagonal is enough: blocks of its rows, each as long as its last.
+    fn energies(&self, matrices: [&[f32]; 2]) -> [f64; 2] {
         let k = self.columns;
-        let full = Panels::pack(k, k, |i, j| self.gram_at(i, j).to_bits());
-        let mut product = vec![0.0; w.len()];
-        let team = Team::global();
-        multiply(
-            Element::F32,
-            f32_words(w),
-            &full,
-            Into::Replace,
-            &mut product,
-            team,
-        );
-        let terms = product
-            .iter()
-            .zip(w)
-            .map(|(&p, &w)| f64::from(p) * f64::from(w));
-        terms.sum::<f64>() / self.tokens as f64
+        let mut sums = [0.0; 2];
+        for first in (0..k).step_by(ENERGY_ROWS) {
+            let end = k.min(first + ENERGY_ROWS);
+            let block = Panels::pack(end - first, end, |row, j| {
+                let i = first + row;
+                match j {
+                    j if j < i => self.gram[i * (i + 1) / 2 + j].to_bits(),
+                    j if j == i => (self.gram[i * (i + 1) / 2 + j] / 2.0).to_bits(),
+                    _ => 0,
+                }
+            });
+            for (matrix, sum) in matrices.into_iter().zip(&mut sums) {
+                let x: Vec<f32> = (matrix.chunks_exact(k))
+                    .flat_map(|row| row[..end].iter().copied())
+                    .collect();
+                let mut product = vec![0.0; matrix.len() / k * (end - first)];
+                let (x, team) = (f32_words(&x), Team::global());
+                multiply(Element::F32, x, &block, Into::Replace, &mut product, team);
+                let pairs = product
+                    .chunks_exact(end - first)
+                    .zip(matrix.chunks_exact(k));
+                for (product, row) in pairs {
+                    let terms = product.iter().zip(&row[first..end]);
+                    *sum += terms
+                        .map(|(&p, &w)| f64::from(p) * f64::from(w))
+                        .sum::<f64>();
+                }
+            }
+        }
+        sums.map(|sum| 2.0 * sum / self.tokens as f64)
     }
 
     /// How much of the layer's output is lost: tr(E·H·Eᵀ)/tr(W·H·Wᵀ), E = W − Ŵ. 0 = nothing, 1 = all of it.
@@ -210,10 +229,10 @@ impl Inputs {
         }
         let pairs = original.data().iter().zip(approximation.data());
         let error: Vec<f32> = pairs.map(|(w, a)| w - a).collect();
-        let noise = self.energy(&error);
+        let [noise, signal] = self.energies([&error, original.data()]);
         Ok(match noise {
             0.0 => 0.0,
-            noise => noise / self.energy(original.data()),
+            noise => noise / signal,
         })
     }
 }

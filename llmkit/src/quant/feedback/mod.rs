@@ -10,7 +10,7 @@
 //! columns at once, and to everything right of it as one product when the block is done. Blocks end where a group begins, so that
 //! a grid that is fitted when its group begins sees weights that all earlier errors have reached.
 //!
-//! Source: E. Frantar et al., *GPTQ* (arXiv 2210.17323), algorithm 1. J. Chee et al., *QuIP* (arXiv 2307.13304), theorem 6, has the same
+//! Source: E. Frantar et al., *GPTQ* (arXiv 2210.17323), algorithm 1. J. Chee et al., *QuIP* (arXiv 2307.13304), have the same
 //! codes from sums of original errors (LDLQ); the weights in between differ, and with them grids that are fitted when reached.
 //!
 //! Cost: N·K² flops and 2·K³/3 for T, all in f64, and two (K, K) matrices.

@@ -23,10 +23,12 @@ use super::calibration::Inputs;
 use super::{Format, Matrix, Quantized};
 use crate::{Error, Result};
 
+pub mod clip;
 pub mod gptq;
 pub mod rtn;
 // cargo lab new: method modules end here
 
+pub use clip::Clip;
 pub use gptq::Gptq;
 pub use rtn::Rtn;
 
@@ -135,6 +137,10 @@ pub struct Family {
 /// Every method family, one row a file.
 pub fn all() -> Vec<Family> {
     vec![
+        Family {
+            name: "clip",
+            members: clip::members,
+        },
         Family {
             name: "gptq",
             members: gptq::members,
