@@ -5,6 +5,7 @@
 //! | [`hub`] | names of models and corpora, resolved to verified local files |
 //! | [`model`] | the transformer that runs them: config, weights, tokenizer, sampling |
 //! | [`attention`], [`kvcache`] | how queries find values, and where keys and values are kept |
+//! | [`linalg`] | factorizations in f64 |
 //! | [`numeric`] | numbers of few bits: the codecs of elements and of blocks |
 //! | [`quant`] | `format` = how codes are stored, `method` = how codes are chosen |
 //! | [`eval`] | metrics and the ledger of claims |
@@ -25,6 +26,7 @@ pub mod hub;
 pub mod interrupt;
 pub mod kernels;
 pub mod kvcache;
+pub mod linalg;
 pub mod model;
 pub mod numeric;
 pub mod progress;

@@ -105,7 +105,7 @@ impl Comparison {
         baseline: &Perplexity,
         seed: u64,
     ) -> Result<Comparison> {
-        if model.windows != baseline.windows {
+        if !model.is_of_the_tokens_of(baseline) {
             return Err(Error::argument(
                 "perplexities",
                 "two of the same tokens",

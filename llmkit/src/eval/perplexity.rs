@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use sha2::{Digest, Sha256};
+
 use super::protocols::{Protocol, Start, Window};
 use super::stats::{self, Estimate, Interval};
 use crate::kernels::likelihood::log_sum_exp;
@@ -28,6 +30,8 @@ pub struct Perplexity {
     pub windows: Vec<Window>,
     /// Tokens of the whole text.
     pub text_tokens: usize,
+    /// The beginning of the sha256 of these tokens: only results of the same text can be compared.
+    pub text_id: u64,
     /// Tokens given to the model.
     pub tokens_in: usize,
     /// Negative log-likelihood of each scored token, in nats, in text order: what paired comparisons need.
@@ -72,10 +76,16 @@ impl Perplexity {
             protocol: plan.protocol,
             windows: windows.clone(),
             text_tokens: plan.tokens.len(),
+            text_id: text_id(&plan.tokens),
             tokens_in: windows.iter().map(|it| it.tokens.len()).sum(),
             nll,
             units,
         }
+    }
+
+    /// Whether both are of the same tokens of the same text, scored after the same contexts.
+    pub fn is_of_the_tokens_of(&self, other: &Perplexity) -> bool {
+        (self.text_id, &self.windows) == (other.text_id, &other.windows)
     }
 
     /// Scored tokens of each window.
@@ -154,6 +164,13 @@ impl Perplexity {
     pub fn evcxr_display(&self) {
         println!("{self}");
     }
+}
+
+fn text_id(tokens: &[u32]) -> u64 {
+    let mut hash = Sha256::new();
+    tokens.iter().for_each(|it| hash.update(it.to_le_bytes()));
+    let digest = hash.finalize();
+    digest.first_chunk().map_or(0, |it| u64::from_be_bytes(*it))
 }
 
 impl Protocol {

@@ -138,6 +138,34 @@ pub fn ratio(sums: &[f64], counts: &[usize], seed: u64) -> Result<Estimate> {
     })
 }
 
+/// Σ `parts` / Σ `wholes` with its 95 % bootstrap interval, pairs redrawn together: how much of one effect another makes up for.
+///
+/// # Errors
+/// [`Error::Shape`] if the two differ in length; [`Error::Argument`] for fewer than two pairs, a value that is not finite, or
+/// wholes whose sum is zero, redrawn or not; [`Error::Interrupted`].
+pub fn share(parts: &[f64], wholes: &[f64], seed: u64) -> Result<Estimate> {
+    same_length("share", parts.len(), wholes.len())?;
+    check(parts)?;
+    check(wholes)?;
+    let value = parts.iter().sum::<f64>() / wholes.iter().sum::<f64>();
+    if !value.is_finite() {
+        return Err(Error::argument(
+            "wholes",
+            "some that do not cancel",
+            "a sum of zero",
+        ));
+    }
+    bootstrap(parts.len(), seed, value, |draw| {
+        let (mut part, mut whole) = (0.0, 0.0);
+        for _ in 0..parts.len() {
+            let pair = draw();
+            part += parts[pair];
+            whole += wholes[pair];
+        }
+        part / whole
+    })
+}
+
 /// Pearson's correlation of `xs` and `ys` with its 95 % bootstrap interval; pairs are redrawn together.
 ///
 /// # Errors

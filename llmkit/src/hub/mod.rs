@@ -42,6 +42,7 @@ mod tests;
 use std::path::Path;
 
 pub use asset::Asset;
+pub(crate) use cache::hex;
 pub use cache::{directory as cache_directory, sha256_file};
 pub use provenance::{FileRecord, Provenance, Weights};
 pub use registry::{Entry, Kind};

@@ -5,6 +5,8 @@
 //! | [`dense`] | x · Wᵀ with f32 or bf16 elements |
 //! | [`integer`] | x · Wᵀ with 8-bit inputs and 1- to 8-bit codes in groups |
 //! | [`product`] | several of these at once |
+//! | [`gram`] | Xᵀ · X of an activation |
+//! | [`update`] | C += A · B in f64 |
 //! | [`attention`] | softmax(q·kᵀ)·v over blocks of keys and values |
 //! | [`activation`] | RMSNorm, SwiGLU, softmax: what is done to each element |
 //! | [`rope`] | rotary positions |
@@ -27,6 +29,7 @@ pub mod amx;
 pub mod attention;
 pub mod dense;
 pub mod divergence;
+pub mod gram;
 pub mod integer;
 pub mod isa;
 pub mod likelihood;
@@ -38,6 +41,7 @@ pub mod rope;
 pub mod team;
 #[cfg(test)]
 mod tests;
+pub mod update;
 
 pub use isa::Isa;
 pub use panel::Panels;

@@ -112,6 +112,25 @@ impl Team {
         });
     }
 
+    /// Calls `task(index, item)` for each of `items`, which it takes: how threads get parts of their own of what is to be changed.
+    ///
+    /// # Panics
+    /// As [`tasks`](Self::tasks).
+    pub fn each<T: Send>(
+        &self,
+        items: impl IntoIterator<Item = T>,
+        task: &(dyn Fn(usize, T) + Sync),
+    ) {
+        let items: Vec<Mutex<Option<T>>> =
+            items.into_iter().map(|it| Mutex::new(Some(it))).collect();
+        self.tasks(items.len(), &|index| {
+            let taken = items[index].lock().ok().and_then(|mut it| it.take());
+            if let Some(item) = taken {
+                task(index, item);
+            }
+        });
+    }
+
     /// Calls `task(rows)` for consecutive ranges of 0..`count`, one for each thread, as equal as can be.
     ///
     /// # Panics
@@ -230,6 +249,9 @@ mod tests {
                     }
                 });
                 assert!(tasks.iter().all(|it| it.load(Ordering::Relaxed) == 2));
+                let mut own: Vec<usize> = vec![0; count];
+                team.each(own.iter_mut(), &|index, it| *it += index + 1);
+                assert!(own.into_iter().eq(1..=count));
             }
         }
     }

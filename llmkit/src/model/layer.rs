@@ -63,7 +63,7 @@ impl Layer {
     }
 
     /// The matrix of a name: `ffn_up` for `blk.3.ffn_up.weight`.
-    pub fn matrix(&mut self, part: &str) -> Option<&mut Arc<dyn Linear>> {
+    pub fn matrix_mut(&mut self, part: &str) -> Option<&mut Arc<dyn Linear>> {
         Some(match part {
             "attn_q" => &mut self.attn_q,
             "attn_k" => &mut self.attn_k,
@@ -72,6 +72,20 @@ impl Layer {
             "ffn_gate" => &mut self.ffn_gate,
             "ffn_up" => &mut self.ffn_up,
             "ffn_down" => &mut self.ffn_down,
+            _ => return None,
+        })
+    }
+
+    /// [`matrix_mut`](Self::matrix_mut), to look at.
+    pub fn matrix(&self, part: &str) -> Option<&Arc<dyn Linear>> {
+        Some(match part {
+            "attn_q" => &self.attn_q,
+            "attn_k" => &self.attn_k,
+            "attn_v" => &self.attn_v,
+            "attn_output" => &self.attn_output,
+            "ffn_gate" => &self.ffn_gate,
+            "ffn_up" => &self.ffn_up,
+            "ffn_down" => &self.ffn_down,
             _ => return None,
         })
     }

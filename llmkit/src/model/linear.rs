@@ -297,6 +297,12 @@ impl Integer {
     }
 }
 
+impl From<IntPanels> for Integer {
+    fn from(panels: IntPanels) -> Integer {
+        Integer { panels }
+    }
+}
+
 impl Linear for Integer {
     fn shape(&self) -> (usize, usize) {
         (self.panels.rows(), self.panels.columns())

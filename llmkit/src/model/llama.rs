@@ -18,6 +18,7 @@
 //! Cost a token: 2 · (weights) + 4·S·H·D a layer flops, and reading every weight once for all rows together.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::config::Config;
@@ -101,12 +102,7 @@ impl Llama {
             "output.weight" if !is_tied => Some(&mut network.head),
             _ => matrix(Arc::make_mut(&mut network.layers).as_mut_slice(), name),
         };
-        let slot = slot.ok_or_else(|| Error::NotFound {
-            what: format!("linear layer {name:?}"),
-            tried: vec![
-                "blk.0.attn_q.weight … blk.N.ffn_down.weight, token_embd.weight".to_owned(),
-            ],
-        })?;
+        let slot = slot.ok_or_else(|| unknown(name))?;
         if slot.shape() != layer.shape() {
             return Err(Error::Shape {
                 operation: format!("replace {name}"),
@@ -119,6 +115,19 @@ impl Llama {
             network.head = Arc::clone(&network.embedding);
         }
         Ok(network)
+    }
+
+    /// A linear layer, named as for [`with_linear`](Self::with_linear).
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is none of that name.
+    pub fn linear(&self, name: &str) -> Result<Arc<dyn Linear>> {
+        let found = match name {
+            "token_embd.weight" => Some(&self.embedding),
+            "output.weight" => Some(&self.head),
+            _ => place(name).and_then(|(n, part)| self.layers.get(n)?.matrix(part)),
+        };
+        found.cloned().ok_or_else(|| unknown(name))
     }
 
     /// The network with another attention in every layer.
@@ -181,20 +190,66 @@ impl Llama {
         pieces: &mut [Piece<'_>],
         mut hook: Option<&mut dyn Hook>,
     ) -> Result<Vec<f32>> {
+        let mut x = self.embed(pieces)?;
+        let on_the_way: Option<&mut dyn Hook> = match &mut hook {
+            Some(hook) => Some(&mut **hook),
+            None => None,
+        };
+        self.through(0..self.layers.len(), &mut x, pieces, on_the_way)?;
+        let normed = self.final_norm(&x, hook)?;
+        for piece in pieces {
+            piece.store.commit(piece.tokens.len());
+        }
+        Ok(normed)
+    }
+
+    /// The residual stream before the first layer (T, K): the embeddings of all pieces, one after the other.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] as for [`hidden`](Self::hidden).
+    pub fn embed(&self, pieces: &[Piece<'_>]) -> Result<Vec<f32>> {
+        self.check(pieces)?;
+        let width = self.config.width;
+        let mut x = Vec::new();
+        for &token in pieces.iter().flat_map(|piece| piece.tokens) {
+            let start = x.len();
+            x.resize(start + width, 0.0);
+            self.embedding.row(token as usize, &mut x[start..]);
+        }
+        Ok(x)
+    }
+
+    /// Takes the residual stream `x` (T, K) through some `layers`, for those who go layer by layer; [`hidden`](Self::hidden) is this for
+    /// all of them. Stores get keys and values of these layers, and do not count the tokens as theirs.
+    ///
+    /// # Errors
+    /// Those of [`hidden`](Self::hidden); [`Error::Argument`] for layers that are not there, [`Error::Shape`] if `x` is not (T, K).
+    pub fn through(
+        &self,
+        layers: Range<usize>,
+        x: &mut [f32],
+        pieces: &mut [Piece<'_>],
+        mut hook: Option<&mut dyn Hook>,
+    ) -> Result<()> {
         let c = &self.config;
         self.check(pieces)?;
+        let layers_here = self.layers.get(layers.clone()).ok_or_else(|| {
+            let expected = format!("a part of 0 .. {}", c.layers);
+            Error::argument("layers", expected, format!("{layers:?}"))
+        })?;
         let (isa, team) = (self.engine.isa, self.engine.team.as_ref());
         let mut positions = Vec::new();
-        let mut x = Vec::new();
         for piece in pieces.iter() {
             positions.extend(piece.store.tokens()..piece.store.tokens() + piece.tokens.len());
-            for &token in piece.tokens {
-                let start = x.len();
-                x.resize(start + c.width, 0.0);
-                self.embedding.row(token as usize, &mut x[start..]);
-            }
         }
         let tokens = positions.len();
+        if x.len() != tokens * c.width {
+            return Err(Error::Shape {
+                operation: "run layers".to_owned(),
+                expected: format!("[{tokens}, {}]", c.width),
+                got: format!("{} values", x.len()),
+            });
+        }
         let angles = self.angles(positions.iter().max().map_or(0, |it| it + 1));
         let (q_width, kv_width) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let epsilon = c.norm_epsilon as f32;
@@ -209,19 +264,9 @@ impl Llama {
             Some(hook) => hook.visit(&format!("blk.{n}.{part}"), columns, values),
             None => Ok(()),
         };
-        let check_finite = |name: fmt::Arguments<'_>, columns: usize, values: &[f32]| {
-            let at = position_not_finite(isa, values, team);
-            at.map_or(Ok(()), |at| {
-                Err(Error::Format {
-                    file: format!("activation {name}, token {}", at / columns),
-                    expected: "finite numbers".to_owned(),
-                    got: values[at].to_string(),
-                })
-            })
-        };
-        for (n, layer) in self.layers.iter().enumerate() {
+        for (n, layer) in layers.zip(layers_here) {
             interrupt::check("forward pass")?;
-            rms_norm(isa, &x, &layer.attn_norm, epsilon, &mut normed, team);
+            rms_norm(isa, x, &layer.attn_norm, epsilon, &mut normed, team);
             visit(n, "attn_q.in", c.width, &mut normed)?;
             let input = Input::new(&normed, c.width, &self.engine);
             let mut products: [(&dyn Linear, &mut [f32]); 3] = [
@@ -249,8 +294,18 @@ impl Llama {
             angles.turn_rows(isa, c.pairs, &positions, &mut k, kv_width, team);
             // An infinite key could hide behind a score of −∞, and a value would spoil rows that do not see it (0 · ∞); all else
             // that is not finite shows in the layer's output.
-            check_finite(format_args!("blk.{n}.attn_k.out"), kv_width, &k)?;
-            check_finite(format_args!("blk.{n}.attn_v.out"), kv_width, &v)?;
+            check_finite(
+                &self.engine,
+                format_args!("blk.{n}.attn_k.out"),
+                kv_width,
+                &k,
+            )?;
+            check_finite(
+                &self.engine,
+                format_args!("blk.{n}.attn_v.out"),
+                kv_width,
+                &v,
+            )?;
             let mut from = 0;
             for piece in pieces.iter_mut() {
                 let rows = from * kv_width..(from + piece.tokens.len()) * kv_width;
@@ -276,9 +331,9 @@ impl Llama {
             let input = Input::new(&mixed, q_width, &self.engine);
             layer
                 .attn_output
-                .forward(&input, Into::Add, &mut x, &self.engine);
-            visit(n, "mid", c.width, &mut x)?;
-            rms_norm(isa, &x, &layer.ffn_norm, epsilon, &mut normed, team);
+                .forward(&input, Into::Add, x, &self.engine);
+            visit(n, "mid", c.width, x)?;
+            rms_norm(isa, x, &layer.ffn_norm, epsilon, &mut normed, team);
             visit(n, "ffn_gate.in", c.width, &mut normed)?;
             let input = Input::new(&normed, c.width, &self.engine);
             let mut products: [(&dyn Linear, &mut [f32]); 2] =
@@ -287,20 +342,23 @@ impl Llama {
             swiglu(isa, &mut gate, &up, c.ffn_width, team);
             visit(n, "ffn_down.in", c.ffn_width, &mut gate)?;
             let input = Input::new(&gate, c.ffn_width, &self.engine);
-            layer
-                .ffn_down
-                .forward(&input, Into::Add, &mut x, &self.engine);
-            visit(n, "out", c.width, &mut x)?;
-            check_finite(format_args!("blk.{n}.out"), c.width, &x)?;
+            layer.ffn_down.forward(&input, Into::Add, x, &self.engine);
+            visit(n, "out", c.width, x)?;
+            check_finite(&self.engine, format_args!("blk.{n}.out"), c.width, x)?;
         }
-        rms_norm(isa, &x, &self.norm, epsilon, &mut normed, team);
+        Ok(())
+    }
+
+    /// What the head sees of the residual stream `x` after the last layer.
+    fn final_norm(&self, x: &[f32], hook: Option<&mut dyn Hook>) -> Result<Vec<f32>> {
+        let c = &self.config;
+        let (isa, team) = (self.engine.isa, self.engine.team.as_ref());
+        let mut normed = vec![0.0; x.len()];
+        rms_norm(isa, x, &self.norm, c.norm_epsilon as f32, &mut normed, team);
         if let Some(hook) = hook {
             hook.visit("output.in", c.width, &mut normed)?;
         }
-        check_finite(format_args!("output.in"), c.width, &normed)?;
-        for piece in pieces {
-            piece.store.commit(piece.tokens.len());
-        }
+        check_finite(&self.engine, format_args!("output.in"), c.width, &normed)?;
         Ok(normed)
     }
 
@@ -364,6 +422,23 @@ impl Llama {
     }
 }
 
+/// Whether an activation is a number everywhere.
+fn check_finite(
+    engine: &Engine,
+    name: fmt::Arguments<'_>,
+    columns: usize,
+    values: &[f32],
+) -> Result<()> {
+    match position_not_finite(engine.isa, values, &engine.team) {
+        None => Ok(()),
+        Some(at) => Err(Error::Format {
+            file: format!("activation {name}, token {}", at / columns),
+            expected: "finite numbers".to_owned(),
+            got: values[at].to_string(),
+        }),
+    }
+}
+
 fn store_shape(config: &Config) -> Shape {
     Shape {
         layers: config.layers,
@@ -374,9 +449,22 @@ fn store_shape(config: &Config) -> Shape {
 
 /// The matrix of the name `blk.3.ffn_up.weight`.
 fn matrix<'a>(layers: &'a mut [Layer], name: &str) -> Option<&'a mut Arc<dyn Linear>> {
+    let (n, part) = place(name)?;
+    layers.get_mut(n)?.matrix_mut(part)
+}
+
+/// Layer and part of the name `blk.3.ffn_up.weight`.
+fn place(name: &str) -> Option<(usize, &str)> {
     let (n, part) = name
         .strip_prefix("blk.")?
         .strip_suffix(".weight")?
         .split_once('.')?;
-    layers.get_mut(n.parse::<usize>().ok()?)?.matrix(part)
+    Some((n.parse().ok()?, part))
+}
+
+fn unknown(name: &str) -> Error {
+    Error::NotFound {
+        what: format!("linear layer {name:?}"),
+        tried: vec!["blk.0.attn_q.weight … blk.N.ffn_down.weight, token_embd.weight".to_owned()],
+    }
 }

@@ -36,7 +36,7 @@ mod settings;
 pub mod steps;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod tokenizer;
 pub mod weights;
 

@@ -161,4 +161,21 @@ impl Model {
         model.network = self.network.with_linear(name, layer)?;
         Ok(model)
     }
+
+    /// The same model with several weight matrices replaced: each by name, with the values that [`weight`](Self::weight) then gives, and
+    /// the layer that runs.
+    ///
+    /// # Errors
+    /// As [`Llama::with_linear`](super::Llama::with_linear).
+    pub fn with_layers(
+        &self,
+        layers: impl IntoIterator<Item = (String, Tensor, Arc<dyn Linear>)>,
+    ) -> Result<Model> {
+        let mut model = self.clone();
+        for (name, values, layer) in layers {
+            model.network = model.network.with_linear(&name, layer)?;
+            model.weights.replace(&name, values);
+        }
+        Ok(model)
+    }
 }

@@ -36,6 +36,15 @@ impl Granularity {
         }
     }
 
+    /// The granularity of a name: `tensor`, `channel`, `g64`.
+    pub fn named(name: &str) -> Option<Granularity> {
+        match name {
+            "tensor" => Some(Granularity::Tensor),
+            "channel" => Some(Granularity::Channel),
+            _ => Some(Granularity::Group(name.strip_prefix('g')?.parse().ok()?)),
+        }
+    }
+
     /// The blocks of an `[N, K] = [rows, cols]` matrix as ranges of its row-major data, in order.
     pub fn blocks(self, rows: usize, cols: usize) -> Blocks {
         let (rows, cols, step) = match self {
@@ -120,6 +129,23 @@ mod tests {
                 }
                 assert_eq!(at, rows * cols, "{granularity} of [{rows}, {cols}]");
             }
+        }
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        for granularity in [
+            Granularity::Tensor,
+            Granularity::Channel,
+            Granularity::Group(7),
+        ] {
+            assert_eq!(
+                Granularity::named(&granularity.to_string()),
+                Some(granularity)
+            );
+        }
+        for odd in ["", "g", "g-1", "64", "channels"] {
+            assert_eq!(Granularity::named(odd), None, "{odd}");
         }
     }
 

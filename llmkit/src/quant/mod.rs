@@ -9,6 +9,8 @@
 //! |---|---|
 //! | [`Matrix`] | a checked weight matrix, `[N, K]` row-major, from a slice or a candle tensor |
 //! | [`Quantized`] | the packed result; it knows its true size |
+//! | [`Calibration`], [`Inputs`] | what is known of the inputs of a model's layers |
+//! | [`quantize`], [`Recipe`], [`Report`] | a whole model, from one line of text |
 //! | [`error`](mod@error) | mean squared error, signal to noise in dB |
 //! | [`law`] | the 6.02 dB law of rounding, measured row by row |
 //! | [`sweep`](fn@sweep) | one matrix through many formats: the table behind every error-against-bytes plot |
@@ -24,17 +26,21 @@
 //! # Ok::<(), llmkit::Error>(())
 //! ```
 
+mod applied;
 mod bits;
+pub mod calibration;
 #[cfg(test)]
 mod contract;
 #[cfg(feature = "notebook")]
 mod display;
 pub mod error;
+mod feedback;
 pub mod format;
 mod granularity;
 pub mod law;
 mod matrix;
 pub mod method;
+pub mod pipeline;
 mod quantized;
 #[cfg(test)]
 mod samples;
@@ -42,10 +48,13 @@ mod step;
 mod stored;
 mod sweep;
 
+pub use applied::{Applied, Damping};
 pub use bits::{BitReader, BitWriter};
+pub use calibration::{Calibration, Inputs, Samples};
 pub use format::{Format, Granularity, Grid, Whole};
 pub use matrix::Matrix;
 pub use method::Method;
+pub use pipeline::{Job, Recipe, Report, Sequence, quantize};
 pub use quantized::Quantized;
 pub use sweep::{Measured, Sweep, sweep};
 

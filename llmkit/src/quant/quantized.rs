@@ -4,10 +4,10 @@ use candle_core::Tensor;
 use std::fmt;
 
 use super::format::{AnyFormat, Load, Store, Whole};
-use super::{BitReader, Format, Grid, Matrix, error};
+use super::{Applied, BitReader, Format, Grid, Matrix, error};
 use crate::{Error, Result};
 
-/// A weight matrix `[N, K]` as it would lie in a file or in memory: nothing is kept but the packed bytes.
+/// A weight matrix `[N, K]` as it would lie in a file or in memory: nothing is kept but the packed bytes, and how they were chosen.
 #[derive(Clone)]
 pub struct Quantized {
     rows: usize,
@@ -15,6 +15,7 @@ pub struct Quantized {
     format: AnyFormat,
     codes: Vec<u8>,
     grids: Vec<u8>,
+    applied: Applied,
 }
 
 impl Quantized {
@@ -57,7 +58,19 @@ impl Quantized {
             format: format.shared(),
             codes: store.codes.finish(),
             grids: store.grids.finish(),
+            applied: Applied::default(),
         })
+    }
+
+    /// The same, chosen as `applied` says.
+    pub fn applying(mut self, applied: Applied) -> Quantized {
+        self.applied = applied;
+        self
+    }
+
+    /// How the codes were chosen.
+    pub fn applied(&self) -> &Applied {
+        &self.applied
     }
 
     /// What all blocks share, the grids, one a block, and the codes, one a weight, row-major.

@@ -1,9 +1,44 @@
 //! Matrices that have broken quantizers before: what every contract test runs on.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::Matrix;
+use super::calibration::Inputs;
+
+/// Inputs (T, `columns`) as a layer has them: neighbouring channels correlated, magnitudes that differ from channel to channel, one
+/// channel forty times as large as the others, and one that is always zero (where there are channels enough).
+pub(crate) fn correlated(tokens: usize, columns: usize, seed: u64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut x = Vec::with_capacity(tokens * columns);
+    for _ in 0..tokens {
+        let mut last = 0.0;
+        for i in 0..columns {
+            last = 0.7 * last + rng.random_range(-1f32..1.0);
+            let scale = 1.0 + 0.5 * ((i * 7 % 11) as f32 - 5.0) / 5.0;
+            x.push(match i {
+                5 => 40.0 * last,
+                11 => 0.0,
+                _ => scale * last,
+            });
+        }
+    }
+    x
+}
+
+/// Statistics of the inputs of a made-up layer of `columns` channels.
+pub(crate) fn inputs(columns: usize) -> Inputs {
+    static KNOWN: Mutex<BTreeMap<usize, Inputs>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().expect("no test panics while it holds this");
+    let made = || {
+        let x = correlated(64, columns, columns as u64);
+        Inputs::of_samples("made up", &x, columns).expect("samples are sound")
+    };
+    known.entry(columns).or_insert_with(made).clone()
+}
 
 /// Named matrices: ordinary, ragged, degenerate, extreme.
 pub(crate) fn all() -> Vec<(&'static str, Matrix)> {

@@ -6,6 +6,7 @@
 mod activation;
 mod attention;
 mod dense;
+mod gram;
 mod integer;
 mod likelihood;
 mod panel;
@@ -14,6 +15,7 @@ mod rope;
 mod rounding;
 mod softmax;
 mod team;
+mod update;
 
 use super::isa::Isa;
 

@@ -7,10 +7,10 @@ mod generation;
 mod law;
 mod network;
 mod plain;
-mod real;
+pub(crate) mod real;
 mod reproducible;
 mod sampling;
-mod tiny;
+pub(crate) mod tiny;
 mod tokens;
 
 pub(in crate::model) use files::one_matrix;

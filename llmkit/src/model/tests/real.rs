@@ -8,10 +8,10 @@ use super::super::{ChatTemplate, GenerateOptions, Message, Model, Sampling};
 use super::CPU;
 
 /// The edition that tests take: SmolLM2 in 4 bits.
-pub(super) const NAME: &str = "smollm2-135m-instruct-q4_1";
+pub(crate) const NAME: &str = "smollm2-135m-instruct-q4_1";
 
 /// The model, loaded once; `None` (with a word about it) where it is out of reach.
-pub(super) fn real() -> Option<&'static Model> {
+pub(crate) fn real() -> Option<&'static Model> {
     static MODEL: std::sync::OnceLock<Option<Model>> = std::sync::OnceLock::new();
     let model = MODEL.get_or_init(|| match Model::load(NAME) {
         Ok(model) => Some(model),

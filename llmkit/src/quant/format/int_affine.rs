@@ -15,7 +15,7 @@
 //!
 //! **Where we differ.** Scales are stored in 16 bits and counted; the papers mostly keep f32 or do not count.
 
-use super::{AnyFormat, Format, Granularity, Grid, Load, Store, Whole};
+use super::{AnyFormat, Format, Granularity, Grid, Load, Store, Whole, width_and_granularity};
 use crate::Result;
 use crate::quant::step::{WIDTHS, check_bits, clipped, storable};
 use half::f16;
@@ -131,6 +131,13 @@ impl Format for IntAffine {
         let zero = from.grids.pull(self.bits) as f32;
         from.take(codes, self.bits);
         Grid(vec![scale, zero])
+    }
+
+    fn named(&self, name: &str) -> Result<Option<AnyFormat>> {
+        let Some((bits, granularity)) = width_and_granularity(name, "int", "affine") else {
+            return Ok(None);
+        };
+        Ok(Some(IntAffine::new(bits, granularity)?.shared()))
     }
 
     fn shared(&self) -> AnyFormat {

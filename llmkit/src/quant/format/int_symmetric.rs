@@ -12,7 +12,7 @@
 //!
 //! **Where we differ.** Scales are stored in 16 bits and counted.
 
-use super::{AnyFormat, Format, Granularity, Grid, Load, Store, Whole};
+use super::{AnyFormat, Format, Granularity, Grid, Load, Store, Whole, width_and_granularity};
 use crate::Result;
 use crate::quant::step::{WIDTHS, check_bits, clipped, nearest, storable};
 use half::f16;
@@ -122,6 +122,20 @@ impl Format for IntSymmetric {
         let scale = f16::from_bits(from.grids.pull(16) as u16).to_f32();
         from.take(codes, self.bits);
         Grid(vec![scale])
+    }
+
+    fn zero_point(&self) -> Option<u8> {
+        Some(self.steps() as u8)
+    }
+
+    /// `int4-g64` is `int4-symmetric-g64`.
+    fn named(&self, name: &str) -> Result<Option<AnyFormat>> {
+        let full = width_and_granularity(name, "int", "symmetric");
+        let Some((bits, granularity)) = full.or_else(|| width_and_granularity(name, "int", ""))
+        else {
+            return Ok(None);
+        };
+        Ok(Some(IntSymmetric::new(bits, granularity)?.shared()))
     }
 
     fn shared(&self) -> AnyFormat {

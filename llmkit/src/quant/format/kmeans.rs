@@ -14,7 +14,7 @@
 
 use half::f16;
 
-use super::{AnyFormat, Format, Granularity, Grid, Load, Store, Whole};
+use super::{AnyFormat, Format, Granularity, Grid, Load, Store, Whole, width_and_granularity};
 use crate::numeric::{kmeans, nearest};
 use crate::{Error, Result};
 
@@ -122,6 +122,13 @@ impl Format for KMeans {
         from.take(codes, self.bits);
         let point = |_| f16::from_bits(from.grids.pull(16) as u16).to_f32();
         Grid((0..1 << self.bits).map(point).collect())
+    }
+
+    fn named(&self, name: &str) -> Result<Option<AnyFormat>> {
+        let Some((bits, granularity)) = width_and_granularity(name, "kmeans", "") else {
+            return Ok(None);
+        };
+        Ok(Some(KMeans::new(bits, granularity)?.shared()))
     }
 
     fn shared(&self) -> AnyFormat {

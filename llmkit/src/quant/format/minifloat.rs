@@ -16,7 +16,7 @@
 
 use half::f16;
 
-use super::{AnyFormat, Format, Granularity, Grid, Load, Store, Whole};
+use super::{AnyFormat, Format, Granularity, Grid, Load, Store, Whole, width_and_granularity};
 use crate::Result;
 use crate::numeric::fp4::E2M1;
 use crate::numeric::fp8::{E4M3, E5M2};
@@ -145,6 +145,15 @@ impl Format for Minifloat {
         };
         from.take(codes, self.element.bits());
         Grid(vec![scale])
+    }
+
+    fn named(&self, name: &str) -> Result<Option<AnyFormat>> {
+        let element = self.element;
+        let found = width_and_granularity(name, "fp", element.name);
+        match found.filter(|found| found.0 == element.bits()) {
+            Some((_, granularity)) => Ok(Some(Minifloat::new(element, granularity)?.shared())),
+            None => Ok(None),
+        }
     }
 
     fn shared(&self) -> AnyFormat {

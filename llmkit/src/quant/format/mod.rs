@@ -40,8 +40,8 @@ use std::sync::Arc;
 
 pub use super::granularity::{Blocks, Granularity};
 pub use super::stored::{Load, Store};
-use crate::Result;
 use crate::quant::Matrix;
+use crate::{Error, Result};
 
 pub mod e8p;
 pub mod ggml;
@@ -111,7 +111,7 @@ pub trait Format: fmt::Debug + Send + Sync {
     /// Refuses shapes `[N, K]` that cannot be stored.
     ///
     /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) with the reason.
+    /// [`Error::Argument`] with the reason.
     fn check(&self, _rows: usize, _cols: usize) -> Result<()> {
         Ok(())
     }
@@ -119,7 +119,7 @@ pub trait Format: fmt::Debug + Send + Sync {
     /// What all blocks of `weights` will share.
     ///
     /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) if the range cannot be stored.
+    /// [`Error::Argument`] if the range cannot be stored.
     fn fit_whole(&self, _weights: &Matrix) -> Result<Whole> {
         Ok(Whole::default())
     }
@@ -127,7 +127,7 @@ pub trait Format: fmt::Debug + Send + Sync {
     /// The grid for the weights of block number `index` (finite, not empty).
     ///
     /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) if the block's range cannot be stored.
+    /// [`Error::Argument`] if the block's range cannot be stored.
     fn fit(&self, whole: &Whole, index: usize, block: &[f32]) -> Result<Grid>;
 
     /// Codes of the points of `grid` nearest to `weights`, which start at position `at` of the block and are a whole
@@ -182,6 +182,20 @@ pub trait Format: fmt::Debug + Send + Sync {
     /// Reads what [`Format::store`] wrote for block number `index` of `codes.len()` weights.
     fn load(&self, whole: &Whole, index: usize, from: &mut Load<'_>, codes: &mut [u8]) -> Grid;
 
+    /// z, if the value of every code is `grid[0] · (code − z)` and the grid nothing else: what the kernels for integers multiply with.
+    fn zero_point(&self) -> Option<u8> {
+        None
+    }
+
+    /// The format of this family that `name` names, if there is one: `int5-affine-g32` for any affine integers. A family whose members
+    /// are all it has need not say it.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a name of this family with a width or a group that it refuses.
+    fn named(&self, _name: &str) -> Result<Option<AnyFormat>> {
+        Ok(None)
+    }
+
     /// This format, shareable; one line: `AnyFormat::new(*self)`.
     fn shared(&self) -> AnyFormat;
 
@@ -230,6 +244,43 @@ impl std::fmt::Debug for AnyFormat {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.name())
     }
+}
+
+/// The format of a name: that of a member of [`all`], or another width and granularity of its family. `int4-g64` is short for
+/// `int4-symmetric-g64`.
+///
+/// # Errors
+/// [`Error::Argument`] if there is none, or it cannot be.
+pub fn named(name: &str) -> Result<AnyFormat> {
+    let members = || all().into_iter().flat_map(|family| (family.members)());
+    if let Some(member) = members().find(|member| member.name() == name) {
+        return Ok(member);
+    }
+    for member in members() {
+        if let Some(found) = member.named(name)? {
+            return Ok(found);
+        }
+    }
+    let families: Vec<&str> = all().iter().map(|family| family.name).collect();
+    let expected = format!(
+        "a format such as int4-g64 or nf4-g64, of {}",
+        families.join(", ")
+    );
+    Err(Error::argument("format", expected, name))
+}
+
+/// Width and granularity of a name like `int4-affine-g64`, with `kind` between the two.
+pub(super) fn width_and_granularity(
+    name: &str,
+    prefix: &str,
+    kind: &str,
+) -> Option<(u32, Granularity)> {
+    let (width, granularity) = name.strip_prefix(prefix)?.split_once('-')?;
+    let granularity = match kind {
+        "" => granularity,
+        kind => granularity.strip_prefix(kind)?.strip_prefix('-')?,
+    };
+    Some((width.parse().ok()?, Granularity::named(granularity)?))
 }
 
 /// A row of [`all`]: the file's name and a sample of the formats in it, spanning its widths and granularities.
@@ -290,4 +341,44 @@ pub fn all() -> Vec<Family> {
         },
         // cargo lab new: format rows end here
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() -> Result<()> {
+        for member in all().iter().flat_map(|family| (family.members)()) {
+            assert_eq!(named(&member.name())?.name(), member.name());
+        }
+        for (name, full) in [
+            ("int4-g64", "int4-symmetric-g64"),
+            ("int3-channel", "int3-symmetric-channel"),
+            ("int6-symmetric-g96", "int6-symmetric-g96"),
+            ("int3-affine-g128", "int3-affine-g128"),
+            ("nf4-g96", "nf4-g96"),
+            ("nf4-double-tensor", "nf4-double-tensor"),
+            ("kmeans3-g192", "kmeans3-g192"),
+            ("ternary-g32", "ternary-g32"),
+            ("fp4-e2m1-g64", "fp4-e2m1-g64"),
+            ("fp8-e4m3-g64", "fp8-e4m3-g64"),
+            ("mxfp4-e2m1", "mxfp4-e2m1"),
+            ("Q4_0", "Q4_0"),
+        ] {
+            assert_eq!(named(name)?.name(), full, "{name}");
+        }
+        for (odd, says) in [
+            ("int9-g64", "2 … 8"),
+            ("int4-g0", "at least one weight"),
+            ("nf4-g0", "at least one weight"),
+            ("int4", "such as int4-g64"),
+            ("", "such as int4-g64"),
+            ("int4-affine-g64-x", "such as int4-g64"),
+        ] {
+            let error = named(odd).unwrap_err().to_string();
+            assert!(error.contains(says), "{odd}: {error}");
+        }
+        Ok(())
+    }
 }

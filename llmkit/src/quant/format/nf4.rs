@@ -187,6 +187,24 @@ impl Format for Nf4 {
         grid
     }
 
+    fn named(&self, name: &str) -> Result<Option<AnyFormat>> {
+        let Some(rest) = name.strip_prefix("nf4-") else {
+            return Ok(None);
+        };
+        let (rest, is_double) = match rest.strip_prefix("double-") {
+            Some(rest) => (rest, true),
+            None => (rest, false),
+        };
+        let Some(granularity) = Granularity::named(rest) else {
+            return Ok(None);
+        };
+        let format = Nf4 {
+            is_double,
+            ..Nf4::new(granularity)?
+        };
+        Ok(Some(format.shared()))
+    }
+
     fn shared(&self) -> AnyFormat {
         AnyFormat::new(*self)
     }

@@ -115,6 +115,13 @@ impl Format for Ternary {
         Grid(vec![f16::from_bits(from.grids.pull(16) as u16).to_f32()])
     }
 
+    fn named(&self, name: &str) -> Result<Option<AnyFormat>> {
+        match name.strip_prefix("ternary-").and_then(Granularity::named) {
+            Some(granularity) => Ok(Some(Ternary::new(granularity)?.shared())),
+            None => Ok(None),
+        }
+    }
+
     fn shared(&self) -> AnyFormat {
         AnyFormat::new(*self)
     }

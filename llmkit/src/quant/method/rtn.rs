@@ -15,7 +15,8 @@
 use super::Method;
 use crate::Result;
 use crate::interrupt;
-use crate::quant::{Format, Matrix, Quantized};
+use crate::quant::calibration::Inputs;
+use crate::quant::{Applied, Format, Matrix, Quantized};
 
 /// Round to nearest.
 ///
@@ -34,7 +35,12 @@ impl Method for Rtn {
         "rtn".into()
     }
 
-    fn quantize(&self, weights: &Matrix, format: &dyn Format) -> Result<Quantized> {
+    fn choose(
+        &self,
+        weights: &Matrix,
+        format: &dyn Format,
+        _inputs: Option<&Inputs>,
+    ) -> Result<Quantized> {
         let (rows, cols) = (weights.rows(), weights.cols());
         format.check(rows, cols)?;
         let whole = format.fit_whole(weights)?;
@@ -46,7 +52,8 @@ impl Method for Rtn {
             let weights = &weights.data()[block.clone()];
             grids.push(format.encode(&whole, index, weights, &mut codes[block])?);
         }
-        Quantized::pack(format, rows, cols, &whole, &codes, &grids)
+        let quantized = Quantized::pack(format, rows, cols, &whole, &codes, &grids)?;
+        Ok(quantized.applying(Applied::by(self.name())))
     }
 }
 

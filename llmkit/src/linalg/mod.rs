@@ -1,0 +1,3 @@
+//! Linear algebra in f64, on the threads and instructions that it is given.
+
+pub mod cholesky;

@@ -1,0 +1,117 @@
+//! A hook that adds up statistics of the activations that pass by.
+
+use std::collections::BTreeMap;
+
+use super::Inputs;
+use crate::Result;
+use crate::kernels::dense::Element;
+use crate::kernels::gram::{gram_at, magnitudes};
+use crate::model::{Engine, Hook};
+
+/// Rows of a triangle that a thread adds at a time.
+const ROWS: usize = 64;
+
+/// Sums of one activation.
+struct Sums {
+    columns: usize,
+    tokens: usize,
+    /// Lower triangle of Σ x·xᵀ, row after row.
+    gram: Vec<f64>,
+    sums: Vec<f64>,
+    greatest: Vec<f32>,
+}
+
+/// Adds up X·Xᵀ, Σ|x| and max|x| of every activation that enters a weight matrix and that it is to look at.
+pub(in crate::quant) struct Collector {
+    engine: Engine,
+    element: Element,
+    wants: Box<dyn Fn(&str) -> bool>,
+    found: BTreeMap<String, Sums>,
+    /// (K, K) of the activation at hand.
+    scratch: Vec<f32>,
+}
+
+impl Collector {
+    /// Of the activations whose names `wants` says yes to, among those that enter a matrix.
+    pub(in crate::quant) fn new(
+        engine: &Engine,
+        element: Element,
+        wants: impl Fn(&str) -> bool + 'static,
+    ) -> Collector {
+        Collector {
+            engine: engine.clone(),
+            element,
+            wants: Box::new(wants),
+            found: BTreeMap::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// What was found, by activation.
+    pub(in crate::quant) fn finish(self) -> Result<BTreeMap<String, Inputs>> {
+        let finish = |(name, of): (String, Sums)| {
+            let gram = of.gram.iter().map(|&it| it as f32).collect();
+            let mean = of.sums.iter().map(|it| (it / of.tokens as f64) as f32);
+            let inputs = Inputs::new(&name, of.tokens, gram, mean.collect(), of.greatest)?;
+            Ok((name, inputs))
+        };
+        self.found.into_iter().map(finish).collect()
+    }
+}
+
+impl Hook for Collector {
+    fn visit(&mut self, name: &str, columns: usize, values: &mut [f32]) -> Result<()> {
+        if !name.ends_with(".in") || !(self.wants)(name) {
+            return Ok(());
+        }
+        let (isa, team) = (self.engine.isa, self.engine.team.as_ref());
+        let sums = self.found.entry(name.to_owned()).or_insert_with(|| Sums {
+            columns,
+            tokens: 0,
+            gram: vec![0.0; columns * (columns + 1) / 2],
+            sums: vec![0.0; columns],
+            greatest: vec![0.0; columns],
+        });
+        self.scratch.clear();
+        self.scratch.resize(columns * columns, 0.0);
+        gram_at(isa, self.element, values, columns, &mut self.scratch, team);
+        let scratch = &self.scratch;
+        team.each(rows(&mut sums.gram, columns), &|_, (first, part)| {
+            let mut at = 0;
+            for row in first.. {
+                if at == part.len() {
+                    break;
+                }
+                let these = &mut part[at..][..row + 1];
+                for (sum, new) in these.iter_mut().zip(&scratch[row * columns..]) {
+                    *sum += f64::from(*new);
+                }
+                at += row + 1;
+            }
+        });
+        magnitudes(
+            isa,
+            values,
+            columns,
+            &mut sums.sums,
+            &mut sums.greatest,
+            team,
+        );
+        sums.tokens += values.len() / sums.columns;
+        Ok(())
+    }
+}
+
+/// A triangle of `columns` rows in parts of [`ROWS`] rows, with the first row of each.
+fn rows(triangle: &mut [f64], columns: usize) -> Vec<(usize, &mut [f64])> {
+    let mut parts = Vec::new();
+    let mut rest = triangle;
+    for first in (0..columns).step_by(ROWS) {
+        let end = columns.min(first + ROWS);
+        let count = end * (end + 1) / 2 - first * (first + 1) / 2;
+        let (part, after) = rest.split_at_mut(count.min(rest.len()));
+        parts.push((first, part));
+        rest = after;
+    }
+    parts
+}

@@ -1,0 +1,144 @@
+//! Calibration of a small random model, and of SmolLM2 where it is in reach.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::model::tests::tiny;
+use crate::model::{Record, WeightType};
+
+/// Text that the small model's tokenizer knows.
+const TEXT: &str = "the quick brown fox jumps over the lazy dog. a second sentence, without end ";
+
+fn text() -> String {
+    TEXT.replace(',', " ").repeat(20)
+}
+
+#[test]
+fn statistics_are_those_of_the_recorded_activations() -> Result<()> {
+    let model = tiny::model(WeightType::F32);
+    let samples = Samples::of_text(&model, "t", &text(), 5, 37)?;
+    let found = Calibration::run_as(&model, &samples, Element::F32)?;
+    let mut record = Record::new("*.in");
+    for window in samples.windows() {
+        model.hidden_with(window, model.network().store().as_mut(), &mut record)?;
+    }
+    // Four inputs a layer and the head's.
+    assert_eq!(found.all().count(), 2 * 4 + 1);
+    for inputs in found.all() {
+        let x: Vec<f32> = record.get(inputs.name())?.flatten_all()?.to_vec1()?;
+        let expected = Inputs::of_samples(inputs.name(), &x, inputs.columns())?;
+        assert_eq!((inputs.tokens(), expected.tokens()), (185, 185));
+        let sizes: Vec<f32> = (0..inputs.columns())
+            .map(|i| (expected.hessian(i, i) * 185.0 / 2.0).sqrt() as f32)
+            .collect();
+        let mut at = 0;
+        for i in 0..inputs.columns() {
+            for j in 0..=i {
+                let (got, expected) = (inputs.triangle()[at], expected.triangle()[at]);
+                // f32 sums of at most 185 products: Cauchy–Schwarz bounds the sum of their sizes.
+                let bound = 190.0 * f32::EPSILON / 2.0 * sizes[i] * sizes[j];
+                assert!(
+                    (got - expected).abs() <= bound,
+                    "{} [{i}, {j}]",
+                    inputs.name()
+                );
+                at += 1;
+            }
+        }
+        assert_eq!(inputs.max_abs(), expected.max_abs(), "{}", inputs.name());
+        for (got, expected) in inputs.mean_abs().iter().zip(expected.mean_abs()) {
+            assert!(
+                (got - expected).abs() <= 1e-5 * expected,
+                "{}",
+                inputs.name()
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn layers_that_share_an_input_share_its_statistics() -> Result<()> {
+    let model = tiny::model(WeightType::F32);
+    let samples = Samples::of_text(&model, "t", &text(), 2, 20)?;
+    let found = Calibration::run(&model, &samples)?;
+    for n in 0..2 {
+        for shared in linear_names(n) {
+            for name in &shared {
+                assert_eq!(found.inputs(name)?, found.inputs(&shared[0])?);
+                let (_, columns) = model.network().linear(name)?.shape();
+                assert_eq!(found.inputs(name)?.columns(), columns, "{name}");
+            }
+        }
+    }
+    assert_eq!(found.inputs("token_embd.weight")?.name(), "output.in");
+    let error = found.inputs("blk.9.attn_v.weight").unwrap_err().to_string();
+    assert!(error.contains("blk.9.attn_q.in among 9"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn bf16_changes_the_statistics_in_the_third_digit_only() -> Result<()> {
+    let model = tiny::model(WeightType::F32);
+    let samples = Samples::of_text(&model, "t", &text(), 4, 40)?;
+    let exact = Calibration::run_as(&model, &samples, Element::F32)?;
+    let fast = Calibration::run_as(&model, &samples, Element::Bf16)?;
+    for (a, b) in exact.all().zip(fast.all()) {
+        for i in 0..a.columns() {
+            let ratio = b.hessian(i, i) / a.hessian(i, i);
+            assert!((ratio - 1.0).abs() < 0.05, "{} [{i}]: {ratio}", a.name());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_cache_gives_back_what_was_computed_and_knows_what_is_another() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny::model(WeightType::F32);
+    let samples = Samples::of_text(&model, "t", &text(), 3, 30)?;
+    let all = |it: &Calibration| -> BTreeMap<String, Inputs> { it.inputs.clone() };
+    let files = || std::fs::read_dir(folder.path()).unwrap().count();
+    let first = Calibration::cached_in(folder.path(), &model, &samples)?;
+    assert_eq!(files(), 1);
+    let again = Calibration::cached_in(folder.path(), &model, &samples)?;
+    assert!(all(&first) == all(&again) && files() == 1);
+    // Another text, another model.
+    let other = Samples::of_text(&model, "t", &text(), 3, 31)?;
+    Calibration::cached_in(folder.path(), &model, &other)?;
+    assert_eq!(files(), 2);
+    let name = "blk.1.ffn_down.weight";
+    let halved = (model.weight(name)? * 0.5)?;
+    Calibration::cached_in(folder.path(), &model.with_weight(name, &halved)?, &samples)?;
+    assert_eq!(files(), 3);
+    // A file cut short is made anew; so is one with a number that is none.
+    let path = std::fs::read_dir(folder.path())
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() - 4]).unwrap();
+    assert!(cache::load(&path)?.is_none());
+    let mut spoiled = whole.clone();
+    let end = spoiled.len();
+    spoiled[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, &spoiled).unwrap();
+    assert!(cache::load(&path)?.is_none());
+    Ok(())
+}
+
+#[test]
+fn an_activation_that_is_no_number_names_its_layer() {
+    let model = tiny::model(WeightType::F32);
+    let name = "blk.1.attn_norm.weight";
+    let samples = Samples::of_text(&model, "t", &text(), 1, 20).unwrap();
+    // Weights so large that products overflow.
+    let weight = "blk.0.ffn_down.weight";
+    let huge = (model.weight(weight).unwrap() * 1e38).unwrap();
+    let broken = model.with_weight(weight, &huge);
+    let error = broken.and_then(|model| Calibration::run(&model, &samples));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("blk.0") || error.contains(name), "{error}");
+}

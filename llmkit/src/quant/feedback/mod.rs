@@ -1,0 +1,243 @@
+//! Error feedback: columns are rounded one after the other, and what each loses is made up for by those that come later.
+//!
+//! ```text
+//! for each column i, in some order:   ŵᵢ = nearest(wᵢ),   δ = wᵢ − ŵᵢ,   wⱼ ← wⱼ − δ·Tᵢⱼ for all j > i          (each row of W on its own)
+//! ```
+//! with T from the Hessian of the outputs' error ([`factor`]): the columns that are left are always the best there are, given those that
+//! are done.
+//!
+//! What makes it fast: rows are independent, so threads take some rows each, with all columns; feedback is applied inside a block of
+//! columns at once, and to everything right of it as one product when the block is done. Blocks end where a group begins, so that
+//! a grid that is fitted when its group begins sees weights that all earlier errors have reached.
+//!
+//! Source: E. Frantar et al., *GPTQ* (arXiv 2210.17323), algorithm 1. J. Chee et al., *QuIP* (arXiv 2307.13304), have the same
+//! codes from sums of original errors (LDLQ); the weights in between differ, and with them grids that are fitted when reached.
+//!
+//! Cost: N·K² flops and 2·K³/3 for T, all in f64, and two (K, K) matrices.
+
+use std::sync::Mutex;
+
+mod factor;
+#[cfg(test)]
+mod tests;
+
+pub(super) use factor::Factor;
+
+use super::format::{Format, Granularity, Grid, Whole};
+use super::{Applied, Matrix, Quantized};
+use crate::kernels::update::{Rows, update_at};
+use crate::kernels::{Isa, Team};
+use crate::{Error, Result, interrupt};
+
+/// Columns in a block.
+const BLOCK: usize = 64;
+/// Rows that a thread takes at a time.
+const ROWS: usize = 16;
+
+/// When the grid of a group is fitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Grids {
+    /// When its first column is reached, to the weights as they then are. Needs the columns in their natural order.
+    #[default]
+    Reached,
+    /// Before anything is rounded, to the weights as they were ("static groups").
+    Before,
+}
+
+/// A matrix on its way into a format.
+pub(super) struct Sweep<'a> {
+    pub weights: &'a Matrix,
+    pub format: &'a dyn Format,
+    pub factor: &'a Factor,
+    pub grids: Grids,
+    /// Columns in a block; the result does not depend on it.
+    pub block: usize,
+}
+
+/// Some rows: where they begin, their codes and grids.
+struct Part<'a> {
+    first: usize,
+    codes: &'a mut [u8],
+    grids: &'a mut [Grid],
+}
+
+impl<'a> Sweep<'a> {
+    /// With the usual blocks.
+    pub fn new(
+        weights: &'a Matrix,
+        format: &'a dyn Format,
+        factor: &'a Factor,
+        grids: Grids,
+    ) -> Sweep<'a> {
+        Sweep {
+            weights,
+            format,
+            factor,
+            grids,
+            block: BLOCK,
+        }
+    }
+
+    /// Columns that share a grid.
+    fn group(&self) -> usize {
+        match self.format.granularity() {
+            Granularity::Tensor | Granularity::Channel => self.weights.cols(),
+            Granularity::Group(group) => group.min(self.weights.cols()),
+        }
+    }
+
+    /// Rounds everything; `applied` gets damping, dead inputs and what was clipped.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the format cannot store a shape or a range, or grids are to be fitted when they are reached and columns
+    /// are not in their order; [`Error::Interrupted`].
+    pub fn run(&self, applied: Applied) -> Result<Quantized> {
+        let (rows, cols) = (self.weights.rows(), self.weights.cols());
+        self.format.check(rows, cols)?;
+        let whole = self.format.fit_whole(self.weights)?;
+        let is_natural = self.factor.order.iter().copied().eq(0..cols);
+        let groups = cols.div_ceil(self.group());
+        let is_tensor = self.format.granularity() == Granularity::Tensor;
+        let is_before = self.grids == Grids::Before || groups == 1;
+        if !is_before && !is_natural {
+            let got = "columns in another order";
+            return Err(Error::argument(
+                "grids",
+                "fitted before where columns are reordered",
+                got,
+            ));
+        }
+        let blocks = self.format.granularity().blocks(rows, cols);
+        let mut grids = match is_before {
+            true => (blocks.enumerate())
+                .map(|(index, block)| self.format.fit(&whole, index, &self.weights.data()[block]))
+                .collect::<Result<Vec<Grid>>>()?,
+            false => vec![Grid(Vec::new()); blocks.len()],
+        };
+        let mut codes = vec![0; rows * cols];
+        // One grid for all rows is nobody's to change.
+        let mut shared: Vec<Grid> = match is_tensor {
+            true => vec![grids[0].clone(); rows],
+            false => std::mem::take(&mut grids),
+        };
+        let parts = (codes.chunks_mut(ROWS * cols))
+            .zip(shared.chunks_mut(ROWS * groups))
+            .enumerate()
+            .map(|(index, (codes, grids))| Part {
+                first: index * ROWS,
+                codes,
+                grids,
+            });
+        let clipped = Mutex::new(Ok(Some(0)));
+        Team::global().each(parts, &|_, part| {
+            let new = self.some_rows(part, &whole, is_before);
+            if let Ok(mut all) = clipped.lock() {
+                *all = match (std::mem::replace(&mut *all, Ok(None)), new) {
+                    (Err(error), _) | (_, Err(error)) => Err(error),
+                    (Ok(a), Ok(b)) => Ok(a.zip(b).map(|(a, b)| a + b)),
+                };
+            }
+        });
+        let clipped = clipped.into_inner().unwrap_or(Ok(None))?;
+        let grids = if is_tensor { grids } else { shared };
+        let applied = Applied {
+            damping: Some(self.factor.damping),
+            dead_inputs: self.factor.dead,
+            clipped,
+            ..applied
+        };
+        let quantized = Quantized::pack(self.format, rows, cols, &whole, &codes, &grids)?;
+        Ok(quantized.applying(applied))
+    }
+
+    /// The sweep over all columns of some rows; how many weights were beyond their grid, if the format can tell.
+    fn some_rows(&self, part: Part<'_>, whole: &Whole, is_before: bool) -> Result<Option<usize>> {
+        interrupt::check("error feedback")?;
+        let (cols, group, format) = (self.weights.cols(), self.group(), self.format);
+        let Factor {
+            order, feedback, ..
+        } = self.factor;
+        let (groups, isa) = (cols.div_ceil(group), Isa::best());
+        let rows = part.codes.len() / cols;
+        let original = &self.weights.data()[part.first * cols..][..rows * cols];
+        // In the order of the sweep, as they change.
+        let mut weights: Vec<f64> = (original.chunks_exact(cols))
+            .flat_map(|row| order.iter().map(|&column| f64::from(row[column])))
+            .collect();
+        let bound = |grid: &Grid| format.max_error(grid, &[]);
+        let mut bounds: Vec<f64> = match is_before {
+            true => part.grids.iter().map(bound).collect(),
+            false => vec![0.0; rows * groups],
+        };
+        let (mut clipped, mut is_known) = (0, true);
+        // −δ of the columns of a block.
+        let mut errors = vec![0.0; rows * self.block];
+        let mut start = 0;
+        while start < cols {
+            // A group that is fitted when it is reached begins a block.
+            let next = if is_before {
+                cols
+            } else {
+                (start / group + 1) * group
+            };
+            let end = cols.min(start + self.block).min(next);
+            if !is_before && start.is_multiple_of(group) {
+                for row in 0..rows {
+                    let of_group = start..cols.min(start + group);
+                    let now = weights[row * cols..][of_group].iter().map(|&w| w as f32);
+                    let now: Vec<f32> = now.collect();
+                    check_finite(&now, format)?;
+                    let (at, index) = (start / group, (part.first + row) * groups + start / group);
+                    part.grids[row * groups + at] = format.fit(whole, index, &now)?;
+                    bounds[row * groups + at] = bound(&part.grids[row * groups + at]);
+                }
+            }
+            for i in start..end {
+                let column = order[i];
+                let own = &feedback[i * cols..][i + 1..end];
+                for row in 0..rows {
+                    let now = &mut weights[row * cols..][i..end];
+                    let (grid, rounded) = (row * groups + column / group, [now[0] as f32]);
+                    check_finite(&rounded, format)?;
+                    let (mut code, mut value) = ([0], [0.0]);
+                    format.round(&part.grids[grid], column % group, &rounded, &mut code);
+                    format.values(&part.grids[grid], column % group, &code, &mut value);
+                    part.codes[row * cols + column] = code[0];
+                    let value = f64::from(value[0]);
+                    clipped += usize::from((f64::from(rounded[0]) - value).abs() > bounds[grid]);
+                    is_known &= bounds[grid] > 0.0;
+                    let minus = value - now[0];
+                    errors[row * self.block + i - start] = minus;
+                    for (weight, t) in now[1..].iter_mut().zip(own) {
+                        *weight += minus * t;
+                    }
+                }
+            }
+            if end < cols {
+                let errors = Rows {
+                    values: &errors,
+                    stride: self.block,
+                };
+                let right = Rows {
+                    values: &feedback[start * cols + end..],
+                    stride: cols,
+                };
+                let sizes = (rows, end - start, cols - end);
+                update_at(isa, errors, right, sizes, &mut weights[end..], cols);
+            }
+            start = end;
+        }
+        Ok(is_known.then_some(clipped))
+    }
+}
+
+/// Feedback may drive a weight out of f32's range before it is its turn.
+fn check_finite(weights: &[f32], format: &dyn Format) -> Result<()> {
+    match weights.iter().find(|it| !it.is_finite()) {
+        None => Ok(()),
+        Some(weight) => {
+            let name = format!("weight under error feedback in {}", format.name());
+            Err(Error::argument(name, "a finite number", weight))
+        }
+    }
+}
