@@ -238,12 +238,6 @@ pub(super) fn tile_rows(rest: usize, most: usize) -> usize {
     rest.div_ceil(rest.div_ceil(most).max(1))
 }
 
-/// Rows of the tallest tile for `rows` rows on AVX-512: up to 16 go through at once, so that the matrix is passed once; 12 are quicker where
-/// there are many.
-pub(super) fn most_rows(rows: usize) -> usize {
-    if rows <= 16 { 16 } else { 12 }
-}
-
 /// The widest tile, in panels: a power of two, at most `most` and what `columns` reach into.
 pub(super) fn tile_panels(columns: usize, most: usize) -> usize {
     let panels = columns.div_ceil(LANES).min(most).max(1);
@@ -257,7 +251,6 @@ unsafe fn avx512<D: Dot>(job: &Job) {
     let most = match job.rows {
         0 | 1 => 8,
         2..=6 => 4,
-        13..=16 => 1,
         _ => 2,
     };
     let mut column = 0;
@@ -265,7 +258,7 @@ unsafe fn avx512<D: Dot>(job: &Job) {
         let panels = tile_panels(job.columns - column, most);
         let mut row = 0;
         while row < job.rows {
-            let rows = tile_rows(job.rows - row, most_rows(job.rows));
+            let rows = tile_rows(job.rows - row, 12);
             // SAFETY: row < rows and column < columns, so these lie inside.
             let piece = unsafe {
                 Job {
@@ -287,8 +280,7 @@ unsafe fn avx512<D: Dot>(job: &Job) {
             // SAFETY: the piece has these rows, and columns that reach into its last panel.
             unsafe {
                 tiles!(1 x 1 2 4 8, 2 x 1 2 4, 3 x 1 2 4, 4 x 1 2 4, 5 x 1 2 4, 6 x 1 2 4,
-                       7 x 1 2, 8 x 1 2, 9 x 1 2, 10 x 1 2, 11 x 1 2, 12 x 1 2,
-                       13 x 1, 14 x 1, 15 x 1, 16 x 1);
+                       7 x 1 2, 8 x 1 2, 9 x 1 2, 10 x 1 2, 11 x 1 2, 12 x 1 2);
             }
             row += rows;
         }

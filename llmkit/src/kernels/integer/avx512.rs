@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{Job, WORDS};
-use crate::kernels::dense::{Into, most_rows, tile_panels, tile_rows};
+use crate::kernels::dense::{Into, tile_panels, tile_rows};
 use crate::kernels::panel::{LANES, Line};
 
 /// # Safety
@@ -20,7 +20,7 @@ pub(super) unsafe fn run<const BITS: usize>(job: &Job) {
         let panels = tile_panels(job.columns - column, most);
         let mut row = 0;
         while row < job.rows {
-            let rows = tile_rows(job.rows - row, most_rows(job.rows));
+            let rows = tile_rows(job.rows - row, 12);
             macro_rules! tiles {
                 ($piece:ident: $($m:literal x $($p:literal)*),*) => {
                     match (rows, panels) {
@@ -32,8 +32,7 @@ pub(super) unsafe fn run<const BITS: usize>(job: &Job) {
             // SAFETY: row < rows and column < columns; the piece has these rows and columns that reach into its last panel.
             unsafe {
                 let piece = job.at::<BITS>(row, column);
-                tiles!(piece: 1 x 1 2 4, 2 x 1 2 4, 3 x 1 2, 4 x 1 2, 5 x 1, 6 x 1, 7 x 1, 8 x 1, 9 x 1, 10 x 1, 11 x 1, 12 x 1,
-                       13 x 1, 14 x 1, 15 x 1, 16 x 1);
+                tiles!(piece: 1 x 1 2 4, 2 x 1 2 4, 3 x 1 2, 4 x 1 2, 5 x 1, 6 x 1, 7 x 1, 8 x 1, 9 x 1, 10 x 1, 11 x 1, 12 x 1);
             }
             row += rows;
         }
