@@ -37,13 +37,13 @@ use crate::{Error, Result, interrupt};
 /// The network. Cloning is cheap: linear layers, attention and the empty store are shared.
 #[derive(Debug, Clone)]
 pub struct Llama {
-    config: Config,
+    pub(super) config: Config,
     /// Instructions and threads.
     pub engine: Engine,
-    embedding: Arc<dyn Linear>,
-    layers: Arc<Vec<Layer>>,
-    norm: Vec<f32>,
-    head: Arc<dyn Linear>,
+    pub(super) embedding: Arc<dyn Linear>,
+    pub(super) layers: Arc<Vec<Layer>>,
+    pub(super) norm: Vec<f32>,
+    pub(super) head: Arc<dyn Linear>,
     attention: Arc<dyn Attention>,
     /// Empty; what sequences start from.
     store: Arc<dyn Store>,
@@ -87,47 +87,6 @@ impl Llama {
             store: Arc::new(Contiguous::new(store_shape(c))),
             angles: Arc::new(Mutex::new(Arc::new(Angles::new(&[], 1.0, 0)))),
         })
-    }
-
-    /// The network with one linear layer replaced; `name` as in the file: `blk.3.ffn_up.weight`, `token_embd.weight` (with the
-    /// head, if tied), `output.weight`.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] if there is no linear layer of that name, [`Error::Shape`] if the new one has another shape.
-    pub fn with_linear(&self, name: &str, layer: Arc<dyn Linear>) -> Result<Llama> {
-        let mut network = self.clone();
-        let is_tied = Arc::ptr_eq(&self.embedding, &self.head);
-        let slot = match name {
-            "token_embd.weight" => Some(&mut network.embedding),
-            "output.weight" if !is_tied => Some(&mut network.head),
-            _ => matrix(Arc::make_mut(&mut network.layers).as_mut_slice(), name),
-        };
-        let slot = slot.ok_or_else(|| unknown(name))?;
-        if slot.shape() != layer.shape() {
-            return Err(Error::Shape {
-                operation: format!("replace {name}"),
-                expected: format!("{:?}", slot.shape()),
-                got: format!("{:?}", layer.shape()),
-            });
-        }
-        *slot = layer;
-        if name == "token_embd.weight" && is_tied {
-            network.head = Arc::clone(&network.embedding);
-        }
-        Ok(network)
-    }
-
-    /// A linear layer, named as for [`with_linear`](Self::with_linear).
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] if there is none of that name.
-    pub fn linear(&self, name: &str) -> Result<Arc<dyn Linear>> {
-        let found = match name {
-            "token_embd.weight" => Some(&self.embedding),
-            "output.weight" => Some(&self.head),
-            _ => place(name).and_then(|(n, part)| self.layers.get(n)?.matrix(part)),
-        };
-        found.cloned().ok_or_else(|| unknown(name))
     }
 
     /// The network with another attention in every layer.
@@ -294,18 +253,8 @@ impl Llama {
             angles.turn_rows(isa, c.pairs, &positions, &mut k, kv_width, team);
             // An infinite key could hide behind a score of −∞, and a value would spoil rows that do not see it (0 · ∞); all else
             // that is not finite shows in the layer's output.
-            check_finite(
-                &self.engine,
-                format_args!("blk.{n}.attn_k.out"),
-                kv_width,
-                &k,
-            )?;
-            check_finite(
-                &self.engine,
-                format_args!("blk.{n}.attn_v.out"),
-                kv_width,
-                &v,
-            )?;
+            self.check_finite(format_args!("blk.{n}.attn_k.out"), kv_width, &k)?;
+            self.check_finite(format_args!("blk.{n}.attn_v.out"), kv_width, &v)?;
             let mut from = 0;
             for piece in pieces.iter_mut() {
                 let rows = from * kv_width..(from + piece.tokens.len()) * kv_width;
@@ -344,7 +293,7 @@ impl Llama {
             let input = Input::new(&gate, c.ffn_width, &self.engine);
             layer.ffn_down.forward(&input, Into::Add, x, &self.engine);
             visit(n, "out", c.width, x)?;
-            check_finite(&self.engine, format_args!("blk.{n}.out"), c.width, x)?;
+            self.check_finite(format_args!("blk.{n}.out"), c.width, x)?;
         }
         Ok(())
     }
@@ -358,7 +307,7 @@ impl Llama {
         if let Some(hook) = hook {
             hook.visit("output.in", c.width, &mut normed)?;
         }
-        check_finite(&self.engine, format_args!("output.in"), c.width, &normed)?;
+        self.check_finite(format_args!("output.in"), c.width, &normed)?;
         Ok(normed)
     }
 
@@ -410,6 +359,18 @@ impl Llama {
         }
     }
 
+    /// Whether an activation is a number everywhere.
+    fn check_finite(&self, name: fmt::Arguments<'_>, columns: usize, values: &[f32]) -> Result<()> {
+        match position_not_finite(self.engine.isa, values, &self.engine.team) {
+            None => Ok(()),
+            Some(at) => Err(Error::Format {
+                file: format!("activation {name}, token {}", at / columns),
+                expected: "finite numbers".to_owned(),
+                got: values[at].to_string(),
+            }),
+        }
+    }
+
     /// Angles of at least `positions` positions: grown to the next power of two when they are not enough.
     fn angles(&self, positions: usize) -> Arc<Angles> {
         let mut angles = self.angles.lock().unwrap_or_else(PoisonError::into_inner);
@@ -422,49 +383,10 @@ impl Llama {
     }
 }
 
-/// Whether an activation is a number everywhere.
-fn check_finite(
-    engine: &Engine,
-    name: fmt::Arguments<'_>,
-    columns: usize,
-    values: &[f32],
-) -> Result<()> {
-    match position_not_finite(engine.isa, values, &engine.team) {
-        None => Ok(()),
-        Some(at) => Err(Error::Format {
-            file: format!("activation {name}, token {}", at / columns),
-            expected: "finite numbers".to_owned(),
-            got: values[at].to_string(),
-        }),
-    }
-}
-
 fn store_shape(config: &Config) -> Shape {
     Shape {
         layers: config.layers,
         groups: config.kv_heads,
         head_dim: config.head_dim,
-    }
-}
-
-/// The matrix of the name `blk.3.ffn_up.weight`.
-fn matrix<'a>(layers: &'a mut [Layer], name: &str) -> Option<&'a mut Arc<dyn Linear>> {
-    let (n, part) = place(name)?;
-    layers.get_mut(n)?.matrix_mut(part)
-}
-
-/// Layer and part of the name `blk.3.ffn_up.weight`.
-fn place(name: &str) -> Option<(usize, &str)> {
-    let (n, part) = name
-        .strip_prefix("blk.")?
-        .strip_suffix(".weight")?
-        .split_once('.')?;
-    Some((n.parse().ok()?, part))
-}
-
-fn unknown(name: &str) -> Error {
-    Error::NotFound {
-        what: format!("linear layer {name:?}"),
-        tried: vec!["blk.0.attn_q.weight … blk.N.ffn_down.weight, token_embd.weight".to_owned()],
     }
 }

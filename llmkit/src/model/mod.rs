@@ -21,6 +21,7 @@ pub mod blocks;
 pub mod chat;
 mod checkpoint;
 pub mod config;
+mod exchange;
 pub mod generate;
 pub mod gguf;
 pub mod hook;
