@@ -1,7 +1,7 @@
 //! What is known of an activation channel by channel, and a hook that finds it out.
 //!
 //! ```no_run
-//! use llmkit::model::{Model, Piece};
+//! use llmkit::model::Model;
 //! use llmkit::quant::Collect;
 //! let model = Model::load("smollm2-135m-instruct")?;
 //! let mut collect = Collect::new(false);
