@@ -7,6 +7,7 @@
 //! | [`attention`], [`kvcache`] | how queries find values, and where keys and values are kept |
 //! | [`linalg`] | factorizations in f64 |
 //! | [`numeric`] | numbers of few bits: the codecs of elements and of blocks |
+//! | [`linalg`] | linear algebra that methods share |
 //! | [`quant`] | `format` = how codes are stored, `method` = how codes are chosen |
 //! | [`eval`] | metrics and the ledger of claims |
 //! | [`hardware`] | what a machine can do at most, and what that makes of a model |
@@ -18,6 +19,7 @@
 //!
 //! Features: `notebook` (tables, figures, rich display) and `cuda` (candle's CUDA device).
 
+mod atomic;
 pub mod attention;
 pub mod error;
 pub mod eval;

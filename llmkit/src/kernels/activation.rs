@@ -13,7 +13,7 @@ use super::team::Team;
 const FEW_ROWS: usize = 8;
 
 /// Calls `work(row index, row)` for each row of `out`, spread over the team.
-pub(super) fn each_row<T: Send>(
+pub(crate) fn each_row<T: Send>(
     out: &mut [T],
     columns: usize,
     team: &Team,

@@ -148,33 +148,50 @@ fn wrong(file: &Path, field: &str, expected: &str, got: impl ToString) -> Error 
     }
 }
 
+/// Parts of a layer, as Hugging Face and as GGUF call them.
+const PARTS: [(&str, &str); 11] = [
+    ("input_layernorm", "attn_norm"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.o_proj", "attn_output"),
+    ("self_attn.q_norm", "attn_q_norm"),
+    ("self_attn.k_norm", "attn_k_norm"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+];
+
+/// Tensors outside the layers.
+const WHOLE: [(&str, &str); 3] = [
+    ("model.embed_tokens.weight", "token_embd.weight"),
+    ("model.norm.weight", "output_norm.weight"),
+    ("lm_head.weight", "output.weight"),
+];
+
 /// The GGUF name of a tensor of a Hugging Face Llama checkpoint.
-fn gguf_name(name: &str) -> Option<String> {
-    match name {
-        "model.embed_tokens.weight" => return Some("token_embd.weight".to_owned()),
-        "model.norm.weight" => return Some("output_norm.weight".to_owned()),
-        "lm_head.weight" => return Some("output.weight".to_owned()),
-        _ => {}
+pub(crate) fn gguf_name(name: &str) -> Option<String> {
+    if let Some((_, ours)) = WHOLE.iter().find(|(theirs, _)| *theirs == name) {
+        return Some((*ours).to_owned());
     }
     let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
     let layer: usize = layer.parse().ok()?;
     let (part, kind) = rest.rsplit_once('.')?;
-    let ours = match part {
-        "input_layernorm" => "attn_norm",
-        "self_attn.q_proj" => "attn_q",
-        "self_attn.k_proj" => "attn_k",
-        "self_attn.v_proj" => "attn_v",
-        "self_attn.o_proj" => "attn_output",
-        "self_attn.q_norm" => "attn_q_norm",
-        "self_attn.k_norm" => "attn_k_norm",
-        "post_attention_layernorm" => "ffn_norm",
-        "mlp.gate_proj" => "ffn_gate",
-        "mlp.up_proj" => "ffn_up",
-        "mlp.down_proj" => "ffn_down",
-        _ => return None,
-    };
-    let has_bias = matches!(ours, "attn_q" | "attn_k" | "attn_v");
+    let (_, ours) = PARTS.iter().find(|(theirs, _)| *theirs == part)?;
+    let has_bias = matches!(*ours, "attn_q" | "attn_k" | "attn_v");
     (kind == "weight" || (kind == "bias" && has_bias)).then(|| format!("blk.{layer}.{ours}.{kind}"))
+}
+
+/// The name in a Hugging Face checkpoint of a tensor that GGUF calls `name`.
+pub(crate) fn hugging_face_name(name: &str) -> Option<String> {
+    if let Some((theirs, _)) = WHOLE.iter().find(|(_, ours)| *ours == name) {
+        return Some((*theirs).to_owned());
+    }
+    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+    let (part, kind) = rest.rsplit_once('.')?;
+    let (theirs, _) = PARTS.iter().find(|(_, ours)| *ours == part)?;
+    Some(format!("model.layers.{layer}.{theirs}.{kind}"))
 }
 
 #[cfg(test)]
@@ -191,6 +208,14 @@ mod tests {
             gguf_name("lm_head.weight").as_deref(),
             Some("output.weight")
         );
+        for ours in [
+            "output.weight",
+            "blk.7.attn_k.bias",
+            "blk.0.ffn_norm.weight",
+        ] {
+            let theirs = hugging_face_name(ours).unwrap();
+            assert_eq!(gguf_name(&theirs).as_deref(), Some(ours));
+        }
         for odd in [
             "",
             "model.layers.x.mlp.up_proj.weight",

@@ -5,7 +5,30 @@ use std::sync::Arc;
 use super::config::Config;
 use super::linear::{Linear, WeightType};
 use super::weights::Weights;
+use crate::linalg::Hadamard;
 use crate::{Result, interrupt};
+
+/// Its matrices, in the order in which they are used.
+pub(super) const MATRICES: [&str; 7] = [
+    "attn_q",
+    "attn_k",
+    "attn_v",
+    "attn_output",
+    "ffn_gate",
+    "ffn_up",
+    "ffn_down",
+];
+
+/// Its vectors.
+pub(super) const VECTORS: [&str; 7] = [
+    "attn_norm.weight",
+    "attn_q.bias",
+    "attn_k.bias",
+    "attn_v.bias",
+    "attn_q_norm.weight",
+    "attn_k_norm.weight",
+    "ffn_norm.weight",
+];
 
 /// Weights of one layer.
 #[derive(Debug, Clone)]
@@ -23,6 +46,8 @@ pub(super) struct Layer {
     pub ffn_gate: Arc<dyn Linear>,
     pub ffn_up: Arc<dyn Linear>,
     pub ffn_down: Arc<dyn Linear>,
+    /// What turns the input of `ffn_down` on its way; see [`Llama::with_ffn_rotation`](super::Llama::with_ffn_rotation).
+    pub ffn_rotation: Option<Arc<Hadamard>>,
 }
 
 impl Layer {
@@ -59,24 +84,11 @@ impl Layer {
             ffn_gate: linear("ffn_gate", c.ffn_width, c.width)?,
             ffn_up: linear("ffn_up", c.ffn_width, c.width)?,
             ffn_down: linear("ffn_down", c.width, c.ffn_width)?,
+            ffn_rotation: None,
         })
     }
 
     /// The matrix of a name: `ffn_up` for `blk.3.ffn_up.weight`.
-    pub fn matrix_mut(&mut self, part: &str) -> Option<&mut Arc<dyn Linear>> {
-        Some(match part {
-            "attn_q" => &mut self.attn_q,
-            "attn_k" => &mut self.attn_k,
-            "attn_v" => &mut self.attn_v,
-            "attn_output" => &mut self.attn_output,
-            "ffn_gate" => &mut self.ffn_gate,
-            "ffn_up" => &mut self.ffn_up,
-            "ffn_down" => &mut self.ffn_down,
-            _ => return None,
-        })
-    }
-
-    /// [`matrix_mut`](Self::matrix_mut), to look at.
     pub fn matrix(&self, part: &str) -> Option<&Arc<dyn Linear>> {
         Some(match part {
             "attn_q" => &self.attn_q,
@@ -90,22 +102,46 @@ impl Layer {
         })
     }
 
+    /// [`matrix`](Self::matrix), to be replaced.
+    pub fn matrix_mut(&mut self, part: &str) -> Option<&mut Arc<dyn Linear>> {
+        Some(match part {
+            "attn_q" => &mut self.attn_q,
+            "attn_k" => &mut self.attn_k,
+            "attn_v" => &mut self.attn_v,
+            "attn_output" => &mut self.attn_output,
+            "ffn_gate" => &mut self.ffn_gate,
+            "ffn_up" => &mut self.ffn_up,
+            "ffn_down" => &mut self.ffn_down,
+            _ => return None,
+        })
+    }
+
+    /// The vector of a name, `attn_norm.weight` or `attn_q.bias`; empty if the architecture has none.
+    pub fn vector(&self, part: &str) -> Option<&Vec<f32>> {
+        let at = VECTORS.iter().position(|it| *it == part)?;
+        Some(match at {
+            0 => &self.attn_norm,
+            at @ 1..4 => &self.biases[at - 1],
+            at @ 4..6 => &self.qk_norms[at - 4],
+            _ => &self.ffn_norm,
+        })
+    }
+
+    /// [`vector`](Self::vector), to be replaced.
+    pub fn vector_mut(&mut self, part: &str) -> Option<&mut Vec<f32>> {
+        let at = VECTORS.iter().position(|it| *it == part)?;
+        Some(match at {
+            0 => &mut self.attn_norm,
+            at @ 1..4 => &mut self.biases[at - 1],
+            at @ 4..6 => &mut self.qk_norms[at - 4],
+            _ => &mut self.ffn_norm,
+        })
+    }
+
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
-        let matrices = [
-            &self.attn_q,
-            &self.attn_k,
-            &self.attn_v,
-            &self.attn_output,
-            &self.ffn_gate,
-            &self.ffn_up,
-            &self.ffn_down,
-        ];
-        let vectors = [&self.attn_norm, &self.ffn_norm]
-            .into_iter()
-            .chain(&self.biases)
-            .chain(&self.qk_norms);
-        matrices.iter().map(|it| it.bytes()).sum::<usize>()
-            + 4 * vectors.map(Vec::len).sum::<usize>()
+        let matrices = MATRICES.iter().filter_map(|part| self.matrix(part));
+        let vectors = VECTORS.iter().filter_map(|part| self.vector(part));
+        matrices.map(|it| it.bytes()).sum::<usize>() + 4 * vectors.map(Vec::len).sum::<usize>()
     }
 }

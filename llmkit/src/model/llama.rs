@@ -28,7 +28,7 @@ use super::linear::{Engine, Input, Linear, WeightType, forward_all};
 use super::rope::frequencies;
 use super::weights::Weights;
 use crate::attention::{Attention, Call, Flash, Mask, Sequence};
-use crate::kernels::activation::{position_not_finite, rms_norm, swiglu};
+use crate::kernels::activation::{each_row, position_not_finite, rms_norm, swiglu};
 use crate::kernels::dense::Into;
 use crate::kernels::rope::Angles;
 use crate::kvcache::store::{Contiguous, Shape, Store};
@@ -289,6 +289,9 @@ impl Llama {
                 [(&*layer.ffn_gate, &mut gate), (&*layer.ffn_up, &mut up)];
             forward_all(&input, &mut products, &self.engine);
             swiglu(isa, &mut gate, &up, c.ffn_width, team);
+            if let Some(rotation) = &layer.ffn_rotation {
+                each_row(&mut gate, c.ffn_width, team, |_, row| rotation.apply(row));
+            }
             visit(n, "ffn_down.in", c.ffn_width, &mut gate)?;
             let input = Input::new(&gate, c.ffn_width, &self.engine);
             layer.ffn_down.forward(&input, Into::Add, x, &self.engine);

@@ -50,6 +50,29 @@ impl Model {
     }
 }
 
+impl Model {
+    /// A model of `weights` that somebody else has read, with tokenizer and chat template of the folder that `asset` is.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub(crate) fn from_folder(
+        asset: &Asset,
+        config: Config,
+        weights: Weights,
+        kind: WeightType,
+    ) -> Result<Model> {
+        let (tokenizer, chat_template) = text_of_folder(asset)?;
+        Ok(Model {
+            network: Llama::new(&config, &weights, kind)?,
+            config,
+            provenance: asset.provenance.clone(),
+            tokenizer,
+            chat_template,
+            weights,
+        })
+    }
+}
+
 fn text_of_gguf(gguf: &Gguf) -> Text {
     let tokenizer = Tokenizer::from_gguf(gguf)?;
     let [bos, eos] = tokenizer.bos_and_eos.clone();

@@ -13,14 +13,15 @@
 //!
 //! | read | from |
 //! |---|---|
-//! | weights | GGUF ([`blocks`]: F32, F16, BF16, Q4_0 … Q8_0, Q2_K … Q6_K, IQ4_NL), safetensors of one file or several (F32, F16, BF16) |
+//! | weights | GGUF ([`blocks`]: F32, F16, BF16, Q4_0 … Q8_0, Q2_K … Q6_K, IQ4_NL, TQ1_0, TQ2_0), safetensors of one file or several (F32, F16, BF16) |
 //! | tokenizer | `tokenizer.json`, or rebuilt from the GGUF file ([`tokenizer`]) |
 //! | chat template | GGUF metadata, `chat_template.jinja`, `tokenizer_config.json` ([`mod@chat`]) |
 
 pub mod blocks;
 pub mod chat;
-mod checkpoint;
+pub(crate) mod checkpoint;
 pub mod config;
+mod edit;
 mod exchange;
 pub mod generate;
 pub mod gguf;
@@ -40,6 +41,7 @@ mod stream;
 pub(crate) mod tests;
 pub mod tokenizer;
 pub mod weights;
+mod written;
 
 use std::fmt;
 

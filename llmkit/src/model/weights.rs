@@ -74,6 +74,14 @@ impl Weights {
         }
     }
 
+    /// The GGUF file, if they are one's.
+    pub(super) fn gguf(&self) -> Option<&Arc<Gguf>> {
+        match &self.source {
+            Source::Gguf(gguf) => Some(gguf),
+            _ => None,
+        }
+    }
+
     /// Names, in order.
     pub fn names(&self) -> Vec<String> {
         let mut names: BTreeSet<&String> = self.tensors.keys().collect();

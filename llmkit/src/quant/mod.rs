@@ -5,12 +5,18 @@
 //! * [`format`](mod@format) — how codes are **stored**: bits a code, what a block shares, what every byte means;
 //! * [`method`] — how codes are **chosen**: round to nearest, error feedback, search …
 //!
+//! In front of both may stand a [`transform`], which makes a network easier to round and leaves its function the same.
+//!
 //! | also here | |
 //! |---|---|
 //! | [`Matrix`] | a checked weight matrix, `[N, K]` row-major, from a slice or a candle tensor |
 //! | [`Quantized`] | the packed result; it knows its true size |
 //! | [`Calibration`], [`Inputs`] | what is known of the inputs of a model's layers |
 //! | [`quantize`], [`Recipe`], [`Report`] | a whole model, from one line of text |
+//! | [`Parts`], [`Plain`] | a network's matrices and vectors in f64, to be worked on |
+//! | [`Statistics`], [`Collect`] | what is known of activations, channel by channel |
+//! | [`export`](mod@export) | models as files that others read: GGUF, Hugging Face folders |
+//! | [`Outliers`] | how far activations are from normal |
 //! | [`error`](mod@error) | mean squared error, signal to noise in dB |
 //! | [`law`] | the 6.02 dB law of rounding, measured row by row |
 //! | [`sweep`](fn@sweep) | one matrix through many formats: the table behind every error-against-bytes plot |
@@ -29,34 +35,49 @@
 mod applied;
 mod bits;
 pub mod calibration;
+pub mod channels;
 #[cfg(test)]
 mod contract;
 #[cfg(feature = "notebook")]
 mod display;
+#[cfg(test)]
+mod equivalence;
 pub mod error;
+pub mod export;
 mod feedback;
 pub mod format;
 mod granularity;
 pub mod law;
 mod matrix;
 pub mod method;
+mod outliers;
+mod outputs;
+pub mod parts;
 pub mod pipeline;
 mod quantized;
 #[cfg(test)]
 mod samples;
+pub mod site;
 mod step;
 mod stored;
 mod sweep;
+pub mod transform;
 
 pub use applied::{Applied, Damping};
 pub use bits::{BitReader, BitWriter};
 pub use calibration::{Calibration, Inputs, Samples};
+pub use channels::{Channels, Collect, Measure, Statistics};
+pub use export::{Layout, export};
 pub use format::{Format, Granularity, Grid, Whole};
 pub use matrix::Matrix;
 pub use method::Method;
+pub use outliers::{Outliers, Peaks};
+pub use parts::{Parts, Plain};
 pub use pipeline::{Job, Recipe, Report, Sequence, quantize};
 pub use quantized::Quantized;
+pub use site::Site;
 pub use sweep::{Measured, Sweep, sweep};
+pub use transform::Transform;
 
 use candle_core::Tensor;
 

@@ -26,9 +26,9 @@ fn every_rule_of_the_tree_holds() {
 fn every_file_of_a_table_directory_is_in_its_table() {
     use llmkit::eval::tasks;
     use llmkit::model::sample;
-    use llmkit::quant::{format, method};
+    use llmkit::quant::{format, method, transform};
     use llmkit::{attention, kvcache::store};
-    let tables: [(&str, Vec<&str>); 6] = [
+    let tables: [(&str, Vec<&str>); 7] = [
         (
             "quant/format",
             format::all().iter().map(|it| it.name).collect(),
@@ -36,6 +36,10 @@ fn every_file_of_a_table_directory_is_in_its_table() {
         (
             "quant/method",
             method::all().iter().map(|it| it.name).collect(),
+        ),
+        (
+            "quant/transform",
+            transform::all().iter().map(|it| it.name).collect(),
         ),
         (
             "attention",

@@ -34,18 +34,57 @@ pub enum BlockType {
     Q5_K,
     Q6_K,
     IQ4_NL,
+    TQ1_0,
+    TQ2_0,
 }
 
 /// Names of ggml's type numbers, for messages about those we do not read.
-const GGML_NAMES: [&str; 31] = [
-    "F32", "F16", "Q4_0", "Q4_1", "4", "5", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K",
-    "Q5_K", "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S",
-    "IQ4_XS", "I8", "I16", "I32", "I64", "F64", "IQ1_M", "BF16",
+const GGML_NAMES: [&str; 40] = [
+    "F32",
+    "F16",
+    "Q4_0",
+    "Q4_1",
+    "4",
+    "5",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "Q8_1",
+    "Q2_K",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+    "Q8_K",
+    "IQ2_XXS",
+    "IQ2_XS",
+    "IQ3_XXS",
+    "IQ1_S",
+    "IQ4_NL",
+    "IQ3_S",
+    "IQ2_S",
+    "IQ4_XS",
+    "I8",
+    "I16",
+    "I32",
+    "I64",
+    "F64",
+    "IQ1_M",
+    "BF16",
+    "Q4_0_4_4",
+    "Q4_0_4_8",
+    "Q4_0_8_8",
+    "TQ1_0",
+    "TQ2_0",
+    "IQ4_NL_4_4",
+    "IQ4_NL_4_8",
+    "IQ4_NL_8_8",
+    "MXFP4",
 ];
 
 impl BlockType {
     /// All of them.
-    pub const ALL: [BlockType; 14] = [
+    pub const ALL: [BlockType; 16] = [
         BlockType::F32,
         BlockType::F16,
         BlockType::BF16,
@@ -60,10 +99,12 @@ impl BlockType {
         BlockType::Q5_K,
         BlockType::Q6_K,
         BlockType::IQ4_NL,
+        BlockType::TQ1_0,
+        BlockType::TQ2_0,
     ];
 
     /// The codec of its blocks; [`None`] where an element stands alone.
-    fn quantized(self) -> Option<GgmlType> {
+    pub fn quantized(self) -> Option<GgmlType> {
         Some(match self {
             BlockType::F32 | BlockType::F16 | BlockType::BF16 => return None,
             BlockType::Q4_0 => GgmlType::Q4_0,
@@ -77,17 +118,44 @@ impl BlockType {
             BlockType::Q5_K => GgmlType::Q5_K,
             BlockType::Q6_K => GgmlType::Q6_K,
             BlockType::IQ4_NL => GgmlType::IQ4_NL,
+            BlockType::TQ1_0 => GgmlType::TQ1_0,
+            BlockType::TQ2_0 => GgmlType::TQ2_0,
         })
     }
 
     /// Its number in a file.
-    fn number(self) -> u32 {
+    pub fn number(self) -> u32 {
         match self {
             BlockType::F32 => 0,
             BlockType::F16 => 1,
             BlockType::BF16 => 30,
             of => of.quantized().map_or(u32::MAX, GgmlType::number),
         }
+    }
+
+    /// The bytes of `values`, a whole number of blocks (a broken last block is left out), as llama.cpp makes them without an importance
+    /// matrix; F16 and BF16 are rounded to nearest.
+    pub fn encode(self, values: &[f32]) -> Vec<u8> {
+        let encode = |values: &[f32]| -> Vec<u8> {
+            match (self, self.quantized()) {
+                (_, Some(codec)) => codec.encode(values),
+                (BlockType::F16, _) => values
+                    .iter()
+                    .flat_map(|&x| f16::from_f32(x).to_le_bytes())
+                    .collect(),
+                (BlockType::BF16, _) => values
+                    .iter()
+                    .flat_map(|&x| bf16::from_f32(x).to_le_bytes())
+                    .collect(),
+                _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            }
+        };
+        // Pieces of whole blocks, so that cores share them.
+        values
+            .par_chunks(1 << 14)
+            .map(encode)
+            .collect::<Vec<_>>()
+            .concat()
     }
 
     /// The type with this number in a file.

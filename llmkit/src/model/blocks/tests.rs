@@ -16,6 +16,8 @@ fn high_bytes(block: BlockType) -> &'static [usize] {
         BlockType::Q2_K => &[81, 83],
         BlockType::Q3_K => &[109],
         BlockType::Q6_K => &[209],
+        BlockType::TQ1_0 => &[53],
+        BlockType::TQ2_0 => &[65],
     }
 }
 
@@ -97,6 +99,8 @@ fn sizes_and_numbers_are_those_of_ggml() {
         (14, BlockType::Q6_K, 256, 210),
         (20, BlockType::IQ4_NL, 32, 18),
         (30, BlockType::BF16, 1, 2),
+        (34, BlockType::TQ1_0, 256, 54),
+        (35, BlockType::TQ2_0, 256, 66),
     ] {
         assert_eq!(BlockType::from_ggml(number), Some(block));
         assert_eq!((block.elements(), block.bytes()), (elements, bytes));

@@ -140,7 +140,7 @@ impl Config {
 #[cfg(test)]
 impl Config {
     /// A small Llama, for tests.
-    pub(super) fn example() -> Config {
+    pub(crate) fn example() -> Config {
         Config {
             layers: 2,
             width: 24,

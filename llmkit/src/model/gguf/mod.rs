@@ -9,8 +9,10 @@
 //! the file is opened, not when the tensor is asked for.
 
 mod reader;
+pub mod write;
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::blocks::BlockType;
@@ -62,6 +64,10 @@ pub struct Gguf {
     pub metadata: BTreeMap<String, Value>,
     /// Tensors, in file order.
     pub tensors: Vec<TensorInfo>,
+    /// Where each pair of the metadata lies, in file order.
+    pairs: Vec<(String, Range<usize>)>,
+    /// What offsets of tensors are multiples of, in bytes.
+    alignment: usize,
     /// Place of each tensor in `tensors`.
     places: HashMap<String, usize>,
     content: Arc<Mapped>,
@@ -99,13 +105,16 @@ impl Gguf {
         let tensor_count = reader.count("tensors", 32)?;
         let pair_count = reader.count("metadata pairs", 13)?;
         let mut metadata = BTreeMap::new();
+        let mut pairs = Vec::new();
         for _ in 0..pair_count {
+            let start = reader.at();
             let key = reader.text()?;
             let kind = reader.u32()?;
             let value = reader.value(kind, &key)?;
             if metadata.insert(key.clone(), value).is_some() {
                 return Err(reader.wrong("each metadata key once", format!("{key} twice")));
             }
+            pairs.push((key, start..reader.at()));
         }
         let alignment = match metadata.get("general.alignment") {
             None => 32,
@@ -162,6 +171,8 @@ impl Gguf {
             version,
             metadata,
             tensors,
+            pairs,
+            alignment,
             places,
             content: Arc::new(content),
         })
@@ -170,6 +181,11 @@ impl Gguf {
     /// The file's name.
     pub fn file(&self) -> &str {
         &self.file
+    }
+
+    /// What offsets of tensors are multiples of, in bytes.
+    pub fn alignment(&self) -> usize {
+        self.alignment
     }
 
     /// The tensor of that name.

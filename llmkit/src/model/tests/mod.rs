@@ -1,6 +1,7 @@
 //! The model against hand-made files, candle's own decoder, a dense reimplementation, and the real SmolLM2 where it is in reach.
 
 mod chat;
+mod edit;
 mod files;
 mod folders;
 mod generation;

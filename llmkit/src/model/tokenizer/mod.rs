@@ -122,6 +122,14 @@ impl Tokenizer {
         Error::guarded("tokenizer", "one that can decode", decode)?.map_err(failed)
     }
 
+    /// What a `tokenizer.json` of it holds.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`], which none that was read has a reason for.
+    pub fn to_json(&self) -> Result<String> {
+        self.inner.to_string(true).map_err(failed)
+    }
+
     /// Tokens in the vocabulary.
     pub fn vocabulary(&self) -> usize {
         self.inner.get_vocab_size(true)

@@ -177,6 +177,8 @@ pub fn blocks(kind: u32, elements: usize) -> Vec<u8> {
         13 => (256, 176, &[0, 2]),
         14 => (256, 210, &[208]),
         20 => (32, 18, &[0]),
+        34 => (256, 54, &[52]),
+        35 => (256, 66, &[64]),
         _ => unreachable!("no such type in the seeds"),
     };
     let mut out: Vec<u8> = (0..elements / in_block * bytes)
@@ -256,7 +258,7 @@ pub fn k_quants() -> File {
     file.add("blk.0.attn_norm.weight", &[256], 0);
     file.add("blk.0.attn_q.weight", &[256, 32], 12);
     file.add("blk.0.attn_k.weight", &[256, 16], 13);
-    file.add("blk.0.attn_v.weight", &[256, 16], 14);
+    file.add("blk.0.attn_v.weight", &[256, 16], 34);
     file.add("blk.0.attn_output.weight", &[32, 256], 20);
     file.add("blk.0.ffn_norm.weight", &[256], 0);
     file.add("blk.0.ffn_gate.weight", &[256, 32], 10);
