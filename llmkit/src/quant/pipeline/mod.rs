@@ -77,6 +77,9 @@ pub struct Job {
     walk: Option<Walk>,
 }
 
+/// What is known of the inputs of a matrix by name.
+type InputsOf<'a> = dyn Fn(&str) -> Result<Inputs> + 'a;
+
 /// The calibration's windows on their way through the network whose earlier layers are quantized.
 struct Walk {
     network: Llama,
@@ -139,11 +142,7 @@ impl Job {
     }
 
     /// Some matrices, each on a thread of its own; their inputs are those of the calibration, or of `walk`.
-    fn layer(
-        &self,
-        names: &[String],
-        walk: Option<&dyn Fn(&str) -> Result<Inputs>>,
-    ) -> Result<Vec<Done>> {
+    fn layer(&self, names: &[String], walk: Option<&InputsOf<'_>>) -> Result<Vec<Done>> {
         let mut work = Vec::new();
         for name in names {
             let inputs = match (walk, &self.calibration) {
