@@ -1,6 +1,6 @@
 //! Gram matrices: G (K, K) = Xᵀ · X of an activation X (T, K), what second-order methods know of a layer's inputs.
 //!
-//! Columns of X become rows of A = Xᵀ and panels of it, and G = A · Aᵀ is the product of [`dense`](super::dense) with itself: the
+//! Columns of X become rows of A = Xᵀ and panels of it, and G = A · Aᵀ is the product of [`dense`] with itself: the
 //! sums go along T. G is symmetric, so panels right of the diagonal block are left out: only G\[i, j\] with j ≤ i is defined, what
 //! is beyond it in the last blocks is not.
 //!

@@ -5,7 +5,7 @@
 //!
 //! A region is open from the moment the leader publishes its work until the leader has found nothing more to do. Workers enter it
 //! while it is open and count themselves in; the leader waits for those inside, and for nobody else: on a busy machine, where a
-//! worker may not run for milliseconds, the others do its share. All of this is one number, [`Shared::state`].
+//! worker may not run for milliseconds, the others do its share. All of this is one number, `Shared::state`.
 
 #![allow(unsafe_code)]
 

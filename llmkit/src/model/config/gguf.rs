@@ -9,7 +9,7 @@ impl Config {
     /// From the metadata of a GGUF file.
     ///
     /// # Errors
-    /// [`Error::Format`] if a field is missing or the architecture is not one of Llama, Mistral, Qwen2, Qwen3.
+    /// [`Error::Format`](crate::Error::Format) if a field is missing or the architecture is not one of Llama, Mistral, Qwen2, Qwen3.
     pub fn from_gguf(gguf: &Gguf) -> Result<Config> {
         let architecture = gguf.text("general.architecture")?;
         let flags = flags(architecture)
