@@ -161,7 +161,11 @@ impl IntPanels {
             Offset::Zero(zero) => i32::from(zero),
             Offset::Mins(_) => 0,
         };
-        x.sums.iter().map(|sum| -zero * sum).collect()
+        // Wrapping: a group with a value that is no number has a scale that is none, and any sum.
+        x.sums
+            .iter()
+            .map(|sum| (-zero).wrapping_mul(*sum))
+            .collect()
     }
 
     /// A row that has a scale or a min that is no finite number.
