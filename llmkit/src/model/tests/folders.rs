@@ -75,10 +75,12 @@ impl Folder {
         folder.save("model-1.safetensors", &first);
         folder.save("model-2.safetensors", &second);
         let shard = |name: &String| if is_first(name) { 1 } else { 2 };
-        let entries: Vec<String> = weights()
+        let mut entries: Vec<String> = weights()
             .keys()
             .map(|name| format!("\"{name}\": \"model-{}.safetensors\"", shard(name)))
             .collect();
+        // The same every time, `model.norm.weight` first: edits look for what comes behind it.
+        entries.sort_by(|a, b| b.cmp(a));
         folder.index(&entries.join(", "));
         folder
     }
