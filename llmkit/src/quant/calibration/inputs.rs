@@ -254,7 +254,14 @@ mod tests {
 
     #[test]
     fn output_error_is_the_error_of_the_outputs() -> Result<()> {
-        let (tokens, columns) = (40, 24);
+        // One block of the Gram matrix, several with a broken one, the real model's widths.
+        [24, 200, 576, 1536]
+            .into_iter()
+            .try_for_each(output_error_of)
+    }
+
+    fn output_error_of(columns: usize) -> Result<()> {
+        let tokens = 40;
         let x = samples::correlated(tokens, columns, 3);
         let inputs = Inputs::of_samples("x", &x, columns)?;
         let w: Vec<f32> = (0..5 * columns).map(|i| (i as f32 * 0.7).sin()).collect();
