@@ -142,6 +142,22 @@ impl Error {
         }
     }
 
+    /// An [`Error::Argument`] with the `layer` that it happened in; others as they are.
+    pub(crate) fn in_layer(self, layer: &str) -> Error {
+        match self {
+            Error::Argument {
+                name,
+                expected,
+                got,
+            } => Error::Argument {
+                name: format!("{layer}: {name}"),
+                expected,
+                got,
+            },
+            other => other,
+        }
+    }
+
     /// What `work` returns: code of another's library on a file that is not trusted. Should it panic, that is a mistake of the file,
     /// an [`Error::Format`] with what was said.
     pub(crate) fn guarded<R>(

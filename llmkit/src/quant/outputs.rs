@@ -5,12 +5,12 @@
 
 use rayon::prelude::*;
 
+use crate::Result;
 use crate::kernels::dense::{Element, Into, f32_words, multiply};
 use crate::kernels::panel::Panels;
 use crate::kernels::team::Team;
 use crate::quant::parts::Plain;
 use crate::quant::{Format, Granularity, Matrix};
-use crate::{Error, Result};
 
 /// G = Σ x·xᵀ in full (K, K).
 #[derive(Debug, Clone)]
@@ -99,18 +99,7 @@ pub(super) fn change(
     let scaled = Matrix::new(scaled.rows(), scaled.columns, scaled.to_f32())?;
     format
         .check(scaled.rows(), scaled.cols())
-        .map_err(|error| match error {
-            Error::Argument {
-                name: what,
-                expected,
-                got,
-            } => Error::Argument {
-                name: format!("{name}: {what}"),
-                expected,
-                got,
-            },
-            other => other,
-        })?;
+        .map_err(|error| error.in_layer(name))?;
     let mut out = rounded(&scaled, format)?;
     let lines = out.par_chunks_exact_mut(matrix.columns);
     lines

@@ -182,7 +182,7 @@ impl Job {
         let chosen = recipe
             .method
             .choose(&original, recipe.format.as_ref(), inputs);
-        let quantized = chosen.map_err(|error| in_layer(name, error))?;
+        let quantized = chosen.map_err(|error| error.in_layer(name))?;
         let decoded = quantized.decode()?;
         let mut layer = Layer::new(name, recipe.scheme(), &original, &quantized, &decoded)?;
         if layer.applied != layer.requested {
@@ -338,20 +338,4 @@ fn matrix_of(network: &Llama, name: &str) -> Result<Matrix> {
     let each = values.par_chunks_exact_mut(columns).enumerate();
     each.for_each(|(n, row)| linear.row(n, row));
     Matrix::new(rows, columns, values)
-}
-
-/// An error with the layer that it happened in.
-fn in_layer(name: &str, error: Error) -> Error {
-    match error {
-        Error::Argument {
-            name: what,
-            expected,
-            got,
-        } => Error::Argument {
-            name: format!("{name}: {what}"),
-            expected,
-            got,
-        },
-        other => other,
-    }
 }
