@@ -288,6 +288,29 @@ unsafe fn avx512<D: Dot>(job: &Job) {
     }
 }
 
+/// Sixteen sums to their place in the output, or the first `columns` of them.
+///
+/// # Safety
+/// The output has as many columns from `at` on, and nobody else touches them.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn put512(at: *mut f32, columns: usize, into: Into, sum: __m512) {
+    let mask = if columns >= LANES {
+        !0
+    } else {
+        (1u16 << columns) - 1
+    };
+    // SAFETY: columns beyond those that are there are masked.
+    unsafe {
+        let sum = match into {
+            Into::Replace => sum,
+            Into::Add => _mm512_add_ps(_mm512_maskz_loadu_ps(mask, at), sum),
+        };
+        _mm512_mask_storeu_ps(at, mask, sum);
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
@@ -311,18 +334,8 @@ unsafe fn tile512<D: Dot, const M: usize, const P: usize>(job: &Job) {
         }
         for (m, sums) in sums.iter().enumerate() {
             for (p, &sum) in sums.iter().enumerate() {
-                let left = job.columns - p * LANES;
-                let mask = if left >= LANES {
-                    !0
-                } else {
-                    (1u16 << left) - 1
-                };
                 let at = job.out.add(m * job.out_stride + p * LANES);
-                let sum = match job.into {
-                    Into::Replace => sum,
-                    Into::Add => _mm512_add_ps(_mm512_maskz_loadu_ps(mask, at), sum),
-                };
-                _mm512_mask_storeu_ps(at, mask, sum);
+                put512(at, job.columns - p * LANES, job.into, sum);
             }
         }
     }

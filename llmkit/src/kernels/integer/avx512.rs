@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{Job, WORDS};
-use crate::kernels::dense::{Into, tile_panels, tile_rows};
+use crate::kernels::dense::{put512, tile_panels, tile_rows};
 use crate::kernels::panel::{LANES, Line};
 
 /// # Safety
@@ -141,18 +141,8 @@ unsafe fn tile512<const BITS: usize, const M: usize, const P: usize>(job: &Job) 
         }
         for (m, totals) in totals.iter().enumerate() {
             for (p, &total) in totals.iter().enumerate() {
-                let left = job.columns - p * LANES;
-                let mask = if left >= LANES {
-                    !0
-                } else {
-                    (1u16 << left) - 1
-                };
                 let at = job.out.add(m * job.out_stride + p * LANES);
-                let total = match job.into {
-                    Into::Replace => total,
-                    Into::Add => _mm512_add_ps(_mm512_maskz_loadu_ps(mask, at), total),
-                };
-                _mm512_mask_storeu_ps(at, mask, total);
+                put512(at, job.columns - p * LANES, job.into, total);
             }
         }
     }
