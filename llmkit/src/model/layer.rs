@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::config::Config;
-use super::linear::{Linear, WeightType};
+use super::linear::Linear;
+use super::weight_type::WeightType;
 use super::weights::Weights;
 use crate::linalg::Hadamard;
 use crate::{Result, interrupt};

@@ -3,90 +3,20 @@
 //! [`Linear`] is out = x · Wᵀ however W is kept. Three ways are here: [`Dense`] (f32 or bf16) and [`Integer`] (codes in groups with
 //! inputs rounded to 8 bits), both running on [`kernels`](crate::kernels); anything else may implement the trait.
 
-use std::cell::OnceCell;
 use std::fmt;
-use std::sync::Arc;
 
 use half::f16;
 use rayon::prelude::*;
 
 use super::blocks::BlockType;
-use crate::kernels::activation::to_bf16;
+pub use super::engine::{Engine, Input};
 use crate::kernels::dense::{Element, Into, f32_words};
 use crate::kernels::integer::{self, Bytes, CHUNK, IntPanels, OfGroup};
-use crate::kernels::isa::Isa;
 use crate::kernels::panel::{Panels, bf16_value};
 use crate::kernels::product::{Matrix, Product, multiply_all};
-use crate::kernels::team::Team;
 use crate::quant::format::IntSymmetric;
 use crate::quant::{Format, Granularity, Grid, Whole};
 use crate::{Error, Result};
-
-/// Which instructions and which threads: how a forward pass runs. The result depends on the first in its last bits, never on the second.
-#[derive(Debug, Clone)]
-pub struct Engine {
-    /// Instruction set.
-    pub isa: Isa,
-    /// Threads.
-    pub team: Arc<Team>,
-}
-
-impl Default for Engine {
-    /// The best instruction set of this machine on all its cores.
-    fn default() -> Engine {
-        Engine {
-            isa: Isa::best(),
-            team: Arc::clone(Team::global()),
-        }
-    }
-}
-
-/// An activation (T, K), in whatever form a layer wants it; each form is made once, when first asked for.
-#[derive(Debug)]
-pub struct Input<'a> {
-    /// Row-major.
-    pub values: &'a [f32],
-    /// K.
-    pub columns: usize,
-    bf16: OnceCell<Vec<u32>>,
-    bytes: OnceCell<Bytes>,
-    engine: &'a Engine,
-}
-
-impl<'a> Input<'a> {
-    /// Wraps rows of `columns` values.
-    pub fn new(values: &'a [f32], columns: usize, engine: &'a Engine) -> Input<'a> {
-        Input {
-            values,
-            columns,
-            bf16: OnceCell::new(),
-            bytes: OnceCell::new(),
-            engine,
-        }
-    }
-
-    /// Rounded to bf16, two to a word, rows filled up with zero.
-    pub fn bf16(&self) -> &[u32] {
-        let engine = self.engine;
-        self.bf16
-            .get_or_init(|| to_bf16(engine.isa, self.values, self.columns, &engine.team))
-    }
-
-    /// Rounded to 8 bits in groups; [`None`] if it was asked for in other groups before.
-    fn cached_bytes(&self, group: usize) -> Option<&Bytes> {
-        let round = || {
-            Bytes::round(
-                self.engine.isa,
-                self.values,
-                self.columns,
-                group,
-                &self.engine.team,
-            )
-        };
-        let bytes = self.bytes.get_or_init(round);
-        (bytes.group() == group).then_some(bytes)
-    }
-}
 
 /// out = x · Wᵀ.
 pub trait Linear: fmt::Debug + Send + Sync {
@@ -340,85 +270,10 @@ impl Linear for Integer {
     }
 }
 
-/// How the weights of a model are kept in memory when it runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum WeightType {
-    /// f32: exactly what the file says. The default.
-    #[default]
-    F32,
-    /// bf16, products of bf16 inputs summed in f32.
-    Bf16,
-    /// 8-bit symmetric integers in groups of 32, rounded to nearest; inputs in 8 bits too.
-    Int8,
-    /// 4-bit symmetric integers in groups of 32, rounded to nearest; inputs in 8 bits.
-    Int4,
-    /// The codes of the file, where they are codes with one scale for 32 (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0), inputs in 8 bits;
-    /// bf16 as bf16; the rest as f32.
-    Native,
-}
-
-impl WeightType {
-    /// All of them.
-    pub const ALL: [WeightType; 5] = [
-        WeightType::F32,
-        WeightType::Bf16,
-        WeightType::Int8,
-        WeightType::Int4,
-        WeightType::Native,
-    ];
-
-    /// The name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            WeightType::F32 => "f32",
-            WeightType::Bf16 => "bf16",
-            WeightType::Int8 => "int8",
-            WeightType::Int4 => "int4",
-            WeightType::Native => "native",
-        }
-    }
-
-    /// A layer of values (N, K); `Native` keeps f32.
-    ///
-    /// # Errors
-    /// [`Error::Format`] if a value is not finite; [`Error::Argument`] if they cannot be rounded.
-    pub fn layer(self, name: &str, values: &[f32], columns: usize) -> Result<Arc<dyn Linear>> {
-        if let Some(at) = values.par_iter().position_any(|it| !it.is_finite()) {
-            return Err(Error::Format {
-                file: name.to_owned(),
-                expected: "finite weights".to_owned(),
-                got: format!("{} at [{}, {}]", values[at], at / columns, at % columns),
-            });
-        }
-        Ok(match self {
-            WeightType::F32 | WeightType::Native => {
-                Arc::new(Dense::new(Element::F32, values, columns))
-            }
-            WeightType::Bf16 => Arc::new(Dense::new(Element::Bf16, values, columns)),
-            WeightType::Int8 => Arc::new(Integer::round(values, columns, 8, 32)?),
-            WeightType::Int4 => Arc::new(Integer::round(values, columns, 4, 32)?),
-        })
-    }
-}
-
-impl fmt::Display for WeightType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl std::str::FromStr for WeightType {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<WeightType> {
-        let found = WeightType::ALL.into_iter().find(|it| it.name() == text);
-        found.ok_or_else(|| Error::argument("weights", "f32, bf16, int8, int4 or native", text))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::WeightType;
 
     fn noise(count: usize) -> Vec<f32> {
         (0..count)

@@ -22,6 +22,7 @@ pub mod chat;
 pub(crate) mod checkpoint;
 pub mod config;
 mod edit;
+pub mod engine;
 mod exchange;
 pub mod generate;
 pub mod gguf;
@@ -40,6 +41,7 @@ mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod tokenizer;
+pub mod weight_type;
 pub mod weights;
 mod written;
 
@@ -49,13 +51,15 @@ use candle_core::{Device, Tensor};
 
 pub use chat::{ChatTemplate, Message};
 pub use config::Config;
+pub use engine::Engine;
 pub use generate::{Finish, GenerateOptions, Generation, Stream};
 pub use hook::{Hook, Record};
-pub use linear::{Engine, Linear, WeightType};
+pub use linear::Linear;
 pub use llama::{Llama, Piece};
 pub use rope::RopeScaling;
 pub use sample::Sampling;
 pub use tokenizer::Tokenizer;
+pub use weight_type::WeightType;
 
 use sample::Past;
 

@@ -15,7 +15,8 @@ use super::blocks::BlockType;
 use super::checkpoint::{Checkpoint, Stored};
 use super::config::Config;
 use super::gguf::Gguf;
-use super::linear::{Integer, Linear, WeightType};
+use super::linear::{Integer, Linear};
+use super::weight_type::WeightType;
 use crate::kernels::rope::Pairs;
 use crate::{Error, Result};
 

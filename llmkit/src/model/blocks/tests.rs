@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::*;
-use crate::model::linear::WeightType;
+use crate::model::WeightType;
 use crate::model::weights::Weights;
 
 /// Where a block has an f16 (or the upper half of an f32): places of its upper bytes.

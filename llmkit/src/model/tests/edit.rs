@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::linear::WeightType;
+use super::super::WeightType;
 use super::super::{Llama, Piece, Record};
 use super::tiny;
 use crate::Error;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::super::Config;
+use super::super::WeightType;
 use super::super::hook::Hook;
-use super::super::linear::WeightType;
 use super::super::llama::{Llama, Piece};
 use super::super::weights::Weights;
 use super::plain::{Tensors, plain, tiny};

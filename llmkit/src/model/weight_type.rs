@@ -1,0 +1,86 @@
+//! How weights are kept: the names that a user gives, and the layer that each makes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::linear::{Dense, Integer, Linear};
+use crate::kernels::dense::Element;
+use crate::{Error, Result};
+
+/// How the weights of a model are kept in memory when it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WeightType {
+    /// f32: exactly what the file says. The default.
+    #[default]
+    F32,
+    /// bf16, products of bf16 inputs summed in f32.
+    Bf16,
+    /// 8-bit symmetric integers in groups of 32, rounded to nearest; inputs in 8 bits too.
+    Int8,
+    /// 4-bit symmetric integers in groups of 32, rounded to nearest; inputs in 8 bits.
+    Int4,
+    /// The codes of the file, where they are codes with one scale for 32 (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0), inputs in 8 bits;
+    /// bf16 as bf16; the rest as f32.
+    Native,
+}
+
+impl WeightType {
+    /// All of them.
+    pub const ALL: [WeightType; 5] = [
+        WeightType::F32,
+        WeightType::Bf16,
+        WeightType::Int8,
+        WeightType::Int4,
+        WeightType::Native,
+    ];
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            WeightType::F32 => "f32",
+            WeightType::Bf16 => "bf16",
+            WeightType::Int8 => "int8",
+            WeightType::Int4 => "int4",
+            WeightType::Native => "native",
+        }
+    }
+
+    /// A layer of values (N, K); `Native` keeps f32.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if a value is not finite; [`Error::Argument`] if they cannot be rounded.
+    pub fn layer(self, name: &str, values: &[f32], columns: usize) -> Result<Arc<dyn Linear>> {
+        if let Some(at) = values.par_iter().position_any(|it| !it.is_finite()) {
+            return Err(Error::Format {
+                file: name.to_owned(),
+                expected: "finite weights".to_owned(),
+                got: format!("{} at [{}, {}]", values[at], at / columns, at % columns),
+            });
+        }
+        Ok(match self {
+            WeightType::F32 | WeightType::Native => {
+                Arc::new(Dense::new(Element::F32, values, columns))
+            }
+            WeightType::Bf16 => Arc::new(Dense::new(Element::Bf16, values, columns)),
+            WeightType::Int8 => Arc::new(Integer::round(values, columns, 8, 32)?),
+            WeightType::Int4 => Arc::new(Integer::round(values, columns, 4, 32)?),
+        })
+    }
+}
+
+impl fmt::Display for WeightType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl std::str::FromStr for WeightType {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<WeightType> {
+        let found = WeightType::ALL.into_iter().find(|it| it.name() == text);
+        found.ok_or_else(|| Error::argument("weights", "f32, bf16, int8, int4 or native", text))
+    }
+}
