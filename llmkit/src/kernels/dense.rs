@@ -238,10 +238,9 @@ pub(super) fn tile_rows(rest: usize, most: usize) -> usize {
     rest.div_ceil(rest.div_ceil(most).max(1))
 }
 
-/// The widest tile, in panels: a power of two, at most `most` and what `columns` reach into.
+/// Panels of the tile that comes next, for what `columns` reach into: at most `most`, as equal as can be.
 pub(super) fn tile_panels(columns: usize, most: usize) -> usize {
-    let panels = columns.div_ceil(LANES).min(most).max(1);
-    1 << panels.ilog2()
+    tile_rows(columns.div_ceil(LANES).max(1), most)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -279,7 +278,7 @@ unsafe fn avx512<D: Dot>(job: &Job) {
             }
             // SAFETY: the piece has these rows, and columns that reach into its last panel.
             unsafe {
-                tiles!(1 x 1 2 4 8, 2 x 1 2 4, 3 x 1 2 4, 4 x 1 2 4, 5 x 1 2 4, 6 x 1 2 4,
+                tiles!(1 x 1 2 3 4 5 6 7 8, 2 x 1 2 3 4, 3 x 1 2 3 4, 4 x 1 2 3 4, 5 x 1 2 3 4, 6 x 1 2 3 4,
                        7 x 1 2, 8 x 1 2, 9 x 1 2, 10 x 1 2, 11 x 1 2, 12 x 1 2);
             }
             row += rows;

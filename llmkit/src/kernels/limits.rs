@@ -18,6 +18,7 @@ use std::sync::{Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 use super::isa::{Isa, vectorized};
+use super::pages::Pages;
 use super::panel::Line;
 use super::team::Team;
 
@@ -61,7 +62,11 @@ pub fn read_bandwidth(isa: Isa, bytes: usize, time: Duration, team: &Team) -> f6
     sum_of_threads(
         team,
         &|| {
-            let buffer: Vec<Line> = (0..lines as u32).map(|i| Line([i; 16])).collect();
+            // In the pages that weights have.
+            let buffer = Pages::new(lines, |lines| {
+                let numbered = lines.iter_mut().zip(0..);
+                numbered.for_each(|(line, i)| *line = Line([i; 16]));
+            });
             let pass = move || {
                 for _ in 0..passes {
                     black_box(read(isa, black_box(&buffer)));

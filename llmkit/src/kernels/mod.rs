@@ -15,7 +15,7 @@
 //! | `amx` | bf16 products on matrix units |
 //! | [`limits`] | what the machine can do at most |
 //! | [`isa`], [`team`] | which instructions, which threads |
-//! | [`mapped`] | weight files in memory |
+//! | [`mapped`], [`pages`] | weight files in memory; memory for weights |
 //!
 //! A kernel file has, in order: the public function, the same on a given [`Isa`], the reference (obvious, f64, never
 //! optimised), one function for each instruction set, tests of each of these against the reference.
@@ -35,6 +35,7 @@ pub mod isa;
 pub mod likelihood;
 pub mod limits;
 pub mod mapped;
+pub mod pages;
 pub mod panel;
 pub mod product;
 pub mod rope;

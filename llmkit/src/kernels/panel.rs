@@ -9,6 +9,8 @@
 
 use rayon::prelude::*;
 
+use super::pages::Pages;
+
 /// Rows in a panel: the 4-byte lanes of a 64-byte register.
 pub const LANES: usize = 16;
 
@@ -29,22 +31,23 @@ const _: () = assert!(size_of::<Line>() == 64 && align_of::<Line>() == 64);
 pub struct Panels {
     rows: usize,
     words: usize,
-    lines: Vec<Line>,
+    lines: Pages<Line>,
 }
 
 impl Panels {
     /// Lays out a matrix of `rows` × `words`, whose words `word(row, at)` gives. Work is spread over all cores.
     pub fn pack(rows: usize, words: usize, word: impl Fn(usize, usize) -> u32 + Sync) -> Panels {
-        let lines = rows.div_ceil(LANES) * words;
         // Line by line and not lane by lane: memory is written once, and its new pages are made by all threads.
-        let lines = (0..lines).into_par_iter().with_min_len(1024).map(|at| {
-            let (panel, at) = (at / words, at % words);
-            Line(std::array::from_fn(|lane| {
-                let row = panel * LANES + lane;
-                if row < rows { word(row, at) } else { 0 }
-            }))
+        let lines = Pages::new(rows.div_ceil(LANES) * words, |lines| {
+            let lines = lines.par_iter_mut().with_min_len(1024).enumerate();
+            lines.for_each(|(at, line)| {
+                let (panel, at) = (at / words, at % words);
+                *line = Line(std::array::from_fn(|lane| {
+                    let row = panel * LANES + lane;
+                    if row < rows { word(row, at) } else { 0 }
+                }));
+            });
         });
-        let lines = lines.collect();
         Panels { rows, words, lines }
     }
 
@@ -96,7 +99,7 @@ impl Panels {
 
     /// Bytes in memory, padding included.
     pub fn bytes(&self) -> usize {
-        size_of_val(self.lines.as_slice())
+        size_of_val(&*self.lines)
     }
 }
 

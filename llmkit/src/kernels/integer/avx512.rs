@@ -10,8 +10,10 @@ use crate::kernels::panel::{LANES, Line};
 /// This machine has these features; the job's memory is valid and nobody else touches its output.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) unsafe fn run<const BITS: usize>(job: &Job) {
+    // Few rows leave registers for many panels, which then come from memory as parallel streams.
     let most = match job.rows {
-        0..=2 => 4,
+        0..=1 => 8,
+        2 => 4,
         3..=4 => 2,
         _ => 1,
     };
@@ -32,7 +34,7 @@ pub(super) unsafe fn run<const BITS: usize>(job: &Job) {
             // SAFETY: row < rows and column < columns; the piece has these rows and columns that reach into its last panel.
             unsafe {
                 let piece = job.at::<BITS>(row, column);
-                tiles!(piece: 1 x 1 2 4, 2 x 1 2 4, 3 x 1 2, 4 x 1 2, 5 x 1, 6 x 1, 7 x 1, 8 x 1, 9 x 1, 10 x 1, 11 x 1, 12 x 1);
+                tiles!(piece: 1 x 1 2 3 4 5 6 7 8, 2 x 1 2 3 4, 3 x 1 2, 4 x 1 2, 5 x 1, 6 x 1, 7 x 1, 8 x 1, 9 x 1, 10 x 1, 11 x 1, 12 x 1);
             }
             row += rows;
         }

@@ -8,6 +8,7 @@ use half::f16;
 use rayon::prelude::*;
 
 use super::bytes::Bytes;
+use crate::kernels::pages::Pages;
 use crate::kernels::panel::{LANES, Line};
 
 /// Codes in a chunk; groups are whole chunks.
@@ -21,7 +22,7 @@ pub enum Offset {
     /// scale · (code − zero).
     Zero(u8),
     /// scale · code + min, a min for each row and group, in the order of the scales.
-    Mins(Vec<[f16; LANES]>),
+    Mins(Pages<[f16; LANES]>),
 }
 
 /// A matrix (N, K) of codes, laid out for the kernels.
@@ -31,9 +32,9 @@ pub struct IntPanels {
     pub(super) columns: usize,
     pub(super) bits: usize,
     pub(super) group: usize,
-    pub(super) lines: Vec<Line>,
+    pub(super) lines: Pages<Line>,
     /// Of each panel, for each group, one a row.
-    pub(super) scales: Vec<[f16; LANES]>,
+    pub(super) scales: Pages<[f16; LANES]>,
     pub(super) offset: Offset,
 }
 
@@ -85,13 +86,9 @@ impl IntPanels {
         let chunks = columns.div_ceil(CHUNK);
         let groups = columns.div_ceil(group);
         let panels = rows.div_ceil(LANES);
-        // Collected in parallel, for the pages of new memory are made by who touches them first.
-        let mut lines: Vec<Line> =
-            rayon::iter::repeat_n(Line::ZERO, panels * chunks * bits).collect();
-        lines
-            .par_chunks_mut((chunks * bits).max(1))
-            .enumerate()
-            .for_each(|(panel, lines)| {
+        let lines = Pages::new(panels * chunks * bits, |lines| {
+            let panels = lines.par_chunks_mut((chunks * bits).max(1)).enumerate();
+            panels.for_each(|(panel, lines)| {
                 for (chunk, lines) in lines.chunks_exact_mut(bits).enumerate() {
                     for lane in 0..LANES.min(rows - panel * LANES) {
                         let mut these = [0; CHUNK];
@@ -100,17 +97,17 @@ impl IntPanels {
                     }
                 }
             });
-        let of_groups = |value: OfGroup<'_>| -> Vec<[f16; LANES]> {
-            (0..panels * groups)
-                .into_par_iter()
-                .map(|at| {
+        });
+        let of_groups = |value: OfGroup<'_>| {
+            Pages::new(panels * groups, |all| {
+                all.par_iter_mut().enumerate().for_each(|(at, of_panel)| {
                     let row = at / groups * LANES;
-                    std::array::from_fn(|lane| match row + lane < rows {
+                    *of_panel = std::array::from_fn(|lane| match row + lane < rows {
                         true => value(row + lane, at % groups),
                         false => f16::ZERO,
-                    })
-                })
-                .collect()
+                    });
+                });
+            })
         };
         IntPanels {
             rows,
@@ -172,10 +169,10 @@ impl IntPanels {
     pub fn bad_scale(&self) -> Option<usize> {
         let mins = match &self.offset {
             Offset::Zero(_) => &[][..],
-            Offset::Mins(mins) => mins,
+            Offset::Mins(mins) => &**mins,
         };
         let groups = self.groups();
-        [self.scales.as_slice(), mins].into_iter().find_map(|all| {
+        [&*self.scales, mins].into_iter().find_map(|all| {
             let at = all.iter().flatten().position(|it| !it.is_finite())?;
             Some(at / LANES / groups * LANES + at % LANES)
         })
@@ -185,9 +182,9 @@ impl IntPanels {
     pub fn bytes(&self) -> usize {
         let mins = match &self.offset {
             Offset::Zero(_) => 0,
-            Offset::Mins(mins) => size_of_val(mins.as_slice()),
+            Offset::Mins(mins) => size_of_val(&**mins),
         };
-        size_of_val(self.lines.as_slice()) + size_of_val(self.scales.as_slice()) + mins
+        size_of_val(&*self.lines) + size_of_val(&*self.scales) + mins
     }
 
     /// The code of an element.
