@@ -3,9 +3,11 @@
 //! | file | what |
 //! |---|---|
 //! | [`cholesky`] | factors, inverses: in f64, on the threads and instructions that it is given |
+//! | [`eigen`] | the largest eigenvalues of a symmetric matrix, with their vectors |
 //! | [`hadamard`] | rotations by Hadamard matrices of any order we can build, fast |
 
 pub mod cholesky;
+pub mod eigen;
 pub mod hadamard;
 mod paley;
 

@@ -187,6 +187,11 @@ impl Integer {
         })
     }
 
+    /// The codes as the kernels have them.
+    pub fn panels(&self) -> &IntPanels {
+        &self.panels
+    }
+
     /// Whether all scales and mins are numbers; `name` is the layer's in messages.
     ///
     /// # Errors

@@ -45,6 +45,7 @@ mod equivalence;
 pub mod error;
 pub mod export;
 mod feedback;
+mod fingerprint;
 pub mod format;
 mod granularity;
 pub mod law;
@@ -73,7 +74,10 @@ pub use matrix::Matrix;
 pub use method::Method;
 pub use outliers::{Outliers, Peaks};
 pub use parts::{Parts, Plain};
-pub use pipeline::{Job, Recipe, Report, Sequence, quantize};
+pub use pipeline::{
+    Activations, Correction, Finished, Job, Recipe, Report, Scheme, Sequence, quantize,
+    quantize_all,
+};
 pub use quantized::Quantized;
 pub use site::Site;
 pub use sweep::{Measured, Sweep, sweep};

@@ -31,6 +31,11 @@ impl Site {
     /// All of them, in the order of a layer.
     pub const ALL: [Site; 4] = [Site::Attention, Site::Values, Site::FeedForward, Site::Down];
 
+    /// The name in recipes: `attention`, `values`, `feedforward`, `down`.
+    pub fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+
     /// Of layer `n`: for messages.
     pub fn place(self, n: usize) -> String {
         let (from, to) = match self {

@@ -29,8 +29,36 @@ impl Bytes {
         out
     }
 
+    /// As [`round`](Self::round), to whole numbers −`most` … `most` (1 … 127) with the scales that `rule` says.
+    ///
+    /// # Panics
+    /// If `most` is not one of these.
+    pub fn round_by(
+        isa: Isa,
+        (x, columns): (&[f32], usize),
+        group: usize,
+        (most, rule): (u8, Scale),
+        team: &Team,
+    ) -> Bytes {
+        assert!((1..=127).contains(&most), "1 to 127, not {most}");
+        let mut out = Bytes::default();
+        out.fill(isa, (x, columns), group, (f32::from(most), rule), team);
+        out
+    }
+
     /// As [`round`](Self::round), into memory that is there already.
     pub fn round_from(&mut self, isa: Isa, x: &[f32], columns: usize, group: usize, team: &Team) {
+        self.fill(isa, (x, columns), group, (127.0, Scale::OfGroup), team);
+    }
+
+    fn fill(
+        &mut self,
+        isa: Isa,
+        (x, columns): (&[f32], usize),
+        group: usize,
+        (most, rule): (f32, Scale),
+        team: &Team,
+    ) {
         let padded = columns.next_multiple_of(CHUNK);
         let group = group.min(padded).max(CHUNK);
         let (tokens, groups) = (
@@ -65,8 +93,26 @@ impl Bytes {
                     vectorized(isa, || {
                         let words = words.chunks_mut(group / 4);
                         let outputs = words.zip(scales.iter_mut()).zip(sums.iter_mut());
+                        let shared = match rule {
+                            Scale::OfGroup => None,
+                            Scale::OfRow => Some(scale_of(largest(x), most)),
+                            Scale::Fixed(scale) => Some(match largest(x).is_finite() {
+                                true => (scale, inverse_of(scale, 1.0)),
+                                false => (f32::NAN, 0.0),
+                            }),
+                        };
                         for (x, ((words, scale), sum)) in x.chunks(group).zip(outputs) {
-                            (*scale, *sum) = round_group(x, words);
+                            let (own, inverse) = match shared {
+                                None => scale_of(largest(x), most),
+                                Some(shared) => shared,
+                            };
+                            *scale = own;
+                            *sum = match rule {
+                                Scale::Fixed(_) => codes::<true>(x, words, inverse, most),
+                                Scale::OfGroup | Scale::OfRow => {
+                                    codes::<false>(x, words, inverse, most)
+                                }
+                            };
                         }
                     });
                 }
@@ -96,6 +142,26 @@ impl Bytes {
         scale * f64::from(self.code(token, column))
     }
 
+    /// All values (T, K).
+    pub fn values(&self) -> Vec<f32> {
+        let (words, groups) = match self.tokens {
+            0 => return Vec::new(),
+            tokens => (self.words.len() / tokens, self.scales.len() / tokens),
+        };
+        let mut out = Vec::with_capacity(self.tokens * self.columns);
+        let rows = self.words.chunks_exact(words);
+        for (row, scales) in rows.zip(self.scales.chunks_exact(groups)) {
+            let parts = row.chunks(self.group / 4).zip(scales);
+            let start = out.len();
+            for (words, scale) in parts {
+                let bytes = words.iter().flat_map(|it| it.to_le_bytes());
+                out.extend(bytes.map(|it| f32::from(it as i8) * scale));
+            }
+            out.truncate(start + self.columns);
+        }
+        out
+    }
+
     pub(super) fn code(&self, token: usize, column: usize) -> i8 {
         let words = self.words.len() / self.tokens;
         self.words[token * words + column / 4].to_le_bytes()[column % 4] as i8
@@ -105,9 +171,21 @@ impl Bytes {
 /// Adding and subtracting it rounds a number below 2²² to a whole one, ties to even, without a call.
 const ROUNDER: f32 = 12_582_912.0;
 
+/// Which scale inputs are rounded with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scale {
+    /// Largest magnitude of the group to the largest code.
+    OfGroup,
+    /// Largest magnitude of the row, the same for all of its groups.
+    OfRow,
+    /// This one; what lies beyond the largest code is cut to it.
+    Fixed(f32),
+}
+
+/// Bits of the largest magnitude. Magnitudes are ordered as their bits, infinity and NaN above all numbers: a maximum of floats would
+/// pass a NaN by.
 #[inline(always)]
-fn round_group(x: &[f32], words: &mut [u32]) -> (f32, i32) {
-    // Magnitudes are ordered as their bits, infinity and NaN above all numbers: a maximum of floats would pass a NaN by.
+fn largest(x: &[f32]) -> f32 {
     let magnitude = |x: &f32| x.to_bits() & 0x7fff_ffff;
     let mut tops = [0u32; LANES];
     let mut chunks = x.chunks_exact(LANES);
@@ -117,21 +195,38 @@ fn round_group(x: &[f32], words: &mut [u32]) -> (f32, i32) {
         }
     }
     let rest = chunks.remainder().iter().map(magnitude);
-    let top = f32::from_bits(tops.into_iter().chain(rest).fold(0, u32::max));
-    let (scale, inverse) = if !top.is_finite() {
-        (f32::NAN, 0.0)
-    } else if top > 0.0 {
-        (top / 127.0, 127.0 / top)
+    f32::from_bits(tops.into_iter().chain(rest).fold(0, u32::max))
+}
+
+/// The scale that takes `top` to `most`, and what values are multiplied by.
+#[inline(always)]
+fn scale_of(top: f32, most: f32) -> (f32, f32) {
+    match top.is_finite() {
+        true => (top / most, inverse_of(top, most)),
+        false => (f32::NAN, 0.0),
+    }
+}
+
+/// `most` / `top`; zero for a top so small that this overflows, and for none.
+#[inline(always)]
+fn inverse_of(top: f32, most: f32) -> f32 {
+    let inverse = most / top;
+    if top > 0.0 && inverse.is_finite() {
+        inverse
     } else {
-        (0.0, 0.0)
-    };
-    // A top so small that 127 / top overflows rounds to zero.
-    let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+        0.0
+    }
+}
+
+/// Writes the codes of x · inverse; returns their sum. Those beyond `most` are cut to it if `CUTS`.
+#[inline(always)]
+fn codes<const CUTS: bool>(x: &[f32], words: &mut [u32], inverse: f32, most: f32) -> i32 {
     let mut sum = 0;
     let code = |x: f32| {
-        (x * inverse + ROUNDER)
-            .to_bits()
-            .wrapping_sub(ROUNDER.to_bits()) as i32
+        let x = x * inverse;
+        // A maximum with NaN would be a number: what is none stays none, and its scale is none, too.
+        let x = if CUTS { x.clamp(-most, most) } else { x };
+        (x + ROUNDER).to_bits().wrapping_sub(ROUNDER.to_bits()) as i32
     };
     let mut quads = x.chunks_exact(4);
     let mut slots = words.iter_mut();
@@ -153,5 +248,5 @@ fn round_group(x: &[f32], words: &mut [u32]) -> (f32, i32) {
     for word in slots {
         *word = std::mem::take(&mut rest);
     }
-    (scale, sum)
+    sum
 }

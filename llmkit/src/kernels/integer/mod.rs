@@ -26,7 +26,7 @@ use std::ops::Range;
 
 use half::f16;
 
-pub use bytes::Bytes;
+pub use bytes::{Bytes, Scale};
 pub use panels::{CHUNK, IntPanels, OfGroup, Offset};
 
 use super::dense::Into;

@@ -1,7 +1,7 @@
 //! The rounding of inputs to 8 bits.
 
 use super::Numbers;
-use crate::kernels::integer::Bytes;
+use crate::kernels::integer::{Bytes, Scale};
 use crate::kernels::isa::Isa;
 use crate::kernels::team::Team;
 
@@ -92,6 +92,47 @@ fn planted_bugs_in_the_rounding_of_inputs_are_caught() {
         };
         for (name, bug) in [("cut", cut), ("bare", bare), ("short", short)] {
             assert!(rounding_is_right(bug).is_err(), "{isa} {name}");
+        }
+    }
+}
+
+#[test]
+fn scales_of_rows_and_fixed_ones_are_kept_by_all_groups() {
+    let mut numbers = Numbers(5);
+    let (columns, group) = (70, 32);
+    let mut x = numbers.take(3 * columns);
+    x[columns + 3] = f32::NAN;
+    let team = Team::new(1);
+    for isa in Isa::here() {
+        for most in [127u8, 31, 7, 1] {
+            for rule in [Scale::OfRow, Scale::Fixed(0.01)] {
+                let got = Bytes::round_by(isa, (&x, columns), group, (most, rule), &team);
+                let values = got.values();
+                for (t, row) in x.chunks(columns).enumerate() {
+                    let top = row.iter().fold(0f32, |a, b| a.max(b.abs()));
+                    let step = match rule {
+                        Scale::Fixed(step) => step,
+                        _ => top / f32::from(most),
+                    };
+                    for (k, &value) in row.iter().enumerate() {
+                        let found = values[t * columns + k];
+                        if t == 1 {
+                            assert!(found.is_nan(), "a row with a number that is none");
+                            continue;
+                        }
+                        let end = step * f32::from(most);
+                        let expected = value.clamp(-end, end);
+                        assert!(
+                            (found - expected).abs() <= step * 0.5001,
+                            "{isa} [{t}, {k}]"
+                        );
+                        assert_eq!(found, got.value(t, k) as f32);
+                        // Twice the same: what is rounded stays.
+                        let codes = found / step;
+                        assert!((codes - codes.round()).abs() < 1e-3);
+                    }
+                }
+            }
         }
     }
 }

@@ -73,7 +73,30 @@ pub(super) fn load(path: &Path) -> Result<Option<BTreeMap<String, Inputs>>> {
         return Ok(None);
     }
     let bytes = Mapped::open(path)?;
-    Ok(read(&bytes))
+    let found = read(&bytes);
+    if found.is_some() {
+        // The time of the last use; a cache that cannot say it forgets a little too early.
+        let used = std::fs::File::options().append(true).open(path);
+        let _ = used.and_then(|file| file.set_modified(std::time::SystemTime::now()));
+    }
+    Ok(found)
+}
+
+/// Removes all but the `most` files that were used last. What cannot be removed stays.
+pub(super) fn forget(directory: &Path, most: usize) {
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return;
+    };
+    let is_one = |path: &Path| path.extension().is_some_and(|it| it == "safetensors");
+    let mut files: Vec<_> = entries
+        .flatten()
+        .filter(|it| is_one(&it.path()))
+        .filter_map(|it| Some((it.metadata().ok()?.modified().ok()?, it.path())))
+        .collect();
+    files.sort_by(|a, b| b.cmp(a));
+    for (_, path) in files.into_iter().skip(most) {
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 fn read(bytes: &[u8]) -> Option<BTreeMap<String, Inputs>> {

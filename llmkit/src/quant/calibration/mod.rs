@@ -16,6 +16,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -39,6 +40,8 @@ use crate::model::{Llama, Model, Piece};
 use crate::progress::Progress;
 use crate::{Error, Result};
 
+/// Calibrations that stay in the cache: a fifth of a gigabyte each for a model of 135 million weights.
+const KEPT: usize = 16;
 /// Tokens that go through the network together.
 const BATCH_TOKENS: usize = 2048;
 
@@ -47,6 +50,9 @@ const BATCH_TOKENS: usize = 2048;
 pub struct Calibration {
     samples: Samples,
     inputs: BTreeMap<String, Inputs>,
+    element: Element,
+    /// Where it is kept, if it is.
+    directory: Option<PathBuf>,
 }
 
 impl Calibration {
@@ -65,7 +71,7 @@ impl Calibration {
     pub fn run_as(model: &Model, samples: &Samples, element: Element) -> Result<Calibration> {
         let network = match element {
             Element::F32 => model.network().clone(),
-            Element::Bf16 => in_bf16(model.network(), model.config.layers)?,
+            Element::Bf16 => in_bf16(model.network())?,
         };
         let mut collector = Collector::new(&network.engine, element, |_| true);
         let mut progress = Progress::new("calibrate", samples.tokens() as u64, "tokens");
@@ -77,11 +83,25 @@ impl Calibration {
         Ok(Calibration {
             samples: samples.clone(),
             inputs: collector.finish()?,
+            element,
+            directory: None,
         })
     }
 
+    /// The same samples through another network, in the same precision; kept if this one is.
+    ///
+    /// # Errors
+    /// As [`cached`](Self::cached).
+    pub fn of(&self, model: &Model) -> Result<Calibration> {
+        match &self.directory {
+            Some(directory) => Calibration::kept(directory, model, &self.samples, self.element),
+            None => Calibration::run_as(model, &self.samples, self.element),
+        }
+    }
+
     /// [`run`](Self::run), kept in the [cache directory](crate::hub::cache_directory) under a key of what the model computes and of the
-    /// samples: another model, text or precision is another key. A file that cannot be read is made anew.
+    /// samples: another model, text or precision is another key. A file that cannot be read is made anew. Of all that are kept, the
+    /// 16 that were used last stay.
     ///
     /// # Errors
     /// As [`run`](Self::run); [`Error::Io`] if the cache cannot be written.
@@ -90,23 +110,37 @@ impl Calibration {
         Calibration::cached_in(&directory, model, samples)
     }
 
-    fn cached_in(
-        directory: &std::path::Path,
+    pub(super) fn cached_in(
+        directory: &Path,
         model: &Model,
         samples: &Samples,
     ) -> Result<Calibration> {
-        let element = fast_element(model);
+        Calibration::kept(directory, model, samples, fast_element(model))
+    }
+
+    fn kept(
+        directory: &Path,
+        model: &Model,
+        samples: &Samples,
+        element: Element,
+    ) -> Result<Calibration> {
         let key = key(model, samples, element)?;
         let path = directory.join(format!("{key}.safetensors"));
-        if let Some(inputs) = cache::load(&path)? {
-            return Ok(Calibration {
-                samples: samples.clone(),
-                inputs,
-            });
-        }
-        let found = Calibration::run_as(model, samples, element)?;
-        cache::save(&path, &found.inputs)?;
-        Ok(found)
+        let inputs = match cache::load(&path)? {
+            Some(inputs) => inputs,
+            None => {
+                let found = Calibration::run_as(model, samples, element)?;
+                cache::save(&path, &found.inputs)?;
+                cache::forget(directory, KEPT);
+                found.inputs
+            }
+        };
+        Ok(Calibration {
+            samples: samples.clone(),
+            inputs,
+            element,
+            directory: Some(directory.to_owned()),
+        })
     }
 
     /// The texts.
@@ -220,35 +254,45 @@ pub(super) fn pieces<'a>(
 }
 
 /// The network with the f32 matrices of its layers in bf16.
-pub(super) fn in_bf16(network: &Llama, layers: usize) -> Result<Llama> {
-    let mut fast = network.clone();
-    for name in (0..layers).flat_map(linear_names).flatten() {
+pub(super) fn in_bf16(network: &Llama) -> Result<Llama> {
+    in_element(network, Element::Bf16, |name| name.starts_with("blk."))
+}
+
+/// The network with some of its matrices in this precision: in bf16 those that are f32, in f32 all that are not.
+pub(super) fn in_element(
+    network: &Llama,
+    element: Element,
+    wants: impl Fn(&str) -> bool,
+) -> Result<Llama> {
+    let mut other = network.clone();
+    for name in network.matrix_names().into_iter().filter(|it| wants(it)) {
         let linear = network.linear(&name)?;
-        if linear.kind() != "f32" {
+        if (linear.kind() == "f32") == (element == Element::F32) {
             continue;
         }
         let (rows, columns) = linear.shape();
         let mut values = vec![0.0; rows * columns];
         let each = values.par_chunks_exact_mut(columns).enumerate();
         each.for_each(|(n, row)| linear.row(n, row));
-        let dense = Dense::new(Element::Bf16, &values, columns);
-        fast = fast.with_linear(&name, Arc::new(dense))?;
+        let dense = Dense::new(element, &values, columns);
+        other = other.with_linear(&name, Arc::new(dense))?;
     }
-    Ok(fast)
+    Ok(other)
 }
 
-/// What a calibration depends on: what the model computes (its states after the beginning of the first window), all samples, and the
-/// precision of the pass.
+/// What a calibration depends on: all weights, what the model computes with them (its states after the beginning of the first window tell
+/// attentions apart), all samples, and the precision of the pass.
 fn key(model: &Model, samples: &Samples, element: Element) -> Result<String> {
     let first = samples.windows().first().map_or(&[][..], Vec::as_slice);
     let beginning = &first[..first.len().min(64)];
     let hidden = model.hidden(beginning, model.network().store().as_mut())?;
     let mut hash = Sha256::new();
+    hash.update(super::fingerprint::fingerprint(model.network())?);
     for value in hidden {
         hash.update(value.to_le_bytes());
     }
     hash.update(samples.sha256());
-    hash.update(format!("{element:?} {:?} 1", model.network().engine.isa));
+    hash.update(format!("{element:?} {:?} 2", model.network().engine.isa));
     Ok(hex(&hash.finalize()))
 }
 

@@ -140,6 +140,18 @@ fn a_cache_gives_back_what_was_computed_and_knows_what_is_another() -> Result<()
     let halved = (model.weight(name)? * 0.5)?;
     Calibration::cached_in(folder.path(), &model.with_weight(name, &halved)?, &samples)?;
     assert_eq!(files(), 3);
+    // A weight of the last layer that the first tokens do not see, and a network that is smoothed: other keys.
+    let (smoothed, _) = crate::quant::transform::named(
+        "smooth",
+        crate::quant::format::named("int4-g16")?.as_ref(),
+    )?
+    .run(model.network(), &crate::quant::Statistics::from(&first))?;
+    let smoothed = model.with_network(smoothed)?;
+    let collected = first.of(&smoothed)?;
+    assert!(all(&collected) != all(&first) && files() == 4);
+    assert!(all(&first.of(&smoothed)?) == all(&collected) && files() == 4);
+    cache::forget(folder.path(), 3);
+    assert_eq!(files(), 3, "the oldest is forgotten");
     // A file cut short is made anew; so is one with a number that is none.
     let path = std::fs::read_dir(folder.path())
         .unwrap()

@@ -242,6 +242,41 @@ fn transforms_follow_each_other() {
 }
 
 #[test]
+fn names_are_read_back_and_short_ones_have_defaults() {
+    let format = crate::quant::format::named("int4-g64").unwrap();
+    let named = |name: &str| transform::named(name, format.as_ref());
+    for transform in members() {
+        let name = transform.name();
+        assert_eq!(named(&name).unwrap().name(), name);
+    }
+    for (short, full) in [
+        ("rotate", "rotate-seed0"),
+        ("rotate-seed7", "rotate-seed7"),
+        ("rotate-stream", "rotate-stream-seed0"),
+        ("smooth", "smooth-a0.5"),
+        ("smooth-a0.85-down+values", "smooth-a0.85-down+values"),
+        ("awq", "awq-for-int4-symmetric-g64"),
+        ("awq-scales-for-nf4-g32", "awq-scales-for-nf4-g32"),
+    ] {
+        assert_eq!(named(short).unwrap().name(), full);
+        assert_eq!(named(full).unwrap().name(), full);
+    }
+    for (odd, says) in [
+        ("rotat", "permute"),
+        ("rotate-seedx", "permute"),
+        ("smooth-a", "permute"),
+        ("smooth-a0.5-head", "permute"),
+        ("smooth-a1.5", "0 … 1"),
+        ("awq-for-int9-g64", "2 … 8"),
+        ("awq-clip", "permute"),
+        ("", "permute"),
+    ] {
+        let error = named(odd).err().unwrap().to_string();
+        assert!(error.contains(says), "{odd}: {error}");
+    }
+}
+
+#[test]
 fn names_and_rows_are_unique() {
     let mut names: Vec<String> = members().iter().map(|it| it.name()).collect();
     names.sort();

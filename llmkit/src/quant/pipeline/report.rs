@@ -2,11 +2,16 @@
 
 use std::fmt;
 
+use super::judge::Judged;
+use super::prepare::Prepared;
 use crate::Result;
 use crate::quant::{Applied, Granularity, Matrix, Quantized};
 
+/// Places left as they were that are shown of each step; the others are counted.
+const LEFT: usize = 3;
+
 /// One matrix.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Layer {
     /// `blk.3.ffn_up.weight`.
     pub name: String,
@@ -20,12 +25,21 @@ pub struct Layer {
     pub details: Applied,
     /// Weights in the last group of a row, where it is shorter than the others.
     pub ragged: Option<usize>,
-    /// tr(E·H·Eᵀ)/tr(W·H·Wᵀ), if the inputs are known: the share of the output's power that is lost.
+    /// tr(E·H·Eᵀ)/tr(W·H·Wᵀ), if the inputs are known: the share of the output's power that is lost, on the calibration's text, with the
+    /// correction if there is one. Rounding of inputs is not in it.
     pub output_error: Option<f64>,
+    /// The same without the correction.
+    pub uncorrected_error: Option<f64>,
+    /// What the layer as it runs loses on other text, and what it inherits; see [`Finished::judge`](super::Finished::judge).
+    pub judged: Option<Judged>,
     /// Signal to noise of the weights, in dB.
     pub sqnr_db: f64,
     /// Bytes stored, everything counted.
     pub bytes: usize,
+    /// The correction that is in them.
+    pub correction: Option<String>,
+    /// Channels that calibration saw with outliers, where inputs are rounded without them.
+    pub outlier_columns: Option<usize>,
     /// How it runs: `f32`, `int4-g64`.
     pub runs_as: String,
 }
@@ -37,7 +51,6 @@ impl Layer {
         requested: String,
         original: &Matrix,
         quantized: &Quantized,
-        decoded: &Matrix,
     ) -> Result<Layer> {
         let shape = (original.rows(), original.cols());
         let ragged = match quantized.format().granularity() {
@@ -54,10 +67,8 @@ impl Layer {
             applied: format!("{}:{format}", quantized.applied().method),
             details: quantized.applied().clone(),
             ragged,
-            output_error: None,
-            sqnr_db: crate::quant::error::sqnr_db(original.data(), decoded.data())?,
             bytes: quantized.bytes(),
-            runs_as: String::new(),
+            ..Layer::default()
         })
     }
 
@@ -84,9 +95,13 @@ pub struct Report {
     pub recipe: String,
     /// What it was calibrated on; empty if on nothing.
     pub calibration: String,
+    /// What was done to the network first.
+    pub steps: Vec<Prepared>,
     /// In the order in which they were quantized.
     pub layers: Vec<Layer>,
-    /// Weights that were left as they were: embedding, head, norms, biases.
+    /// What it was judged on; empty if on nothing.
+    pub judged_on: String,
+    /// Weights that were left as they were: embedding, head (which has its own weights once a transform has parted the two), norms, biases.
     pub other_weights: usize,
     /// Seconds it took, without calibration that was done before.
     pub seconds: f64,
@@ -109,6 +124,11 @@ impl Report {
         8.0 * self.bytes() as f64 / weights as f64
     }
 
+    /// Megabytes of the whole model: [`model_bytes`](Self::model_bytes) over 10⁶.
+    pub fn megabytes(&self) -> f64 {
+        self.model_bytes() as f64 / 1e6
+    }
+
     /// Output errors, matrix by matrix, of those whose inputs are known.
     pub fn output_errors(&self) -> Vec<f64> {
         self.layers
@@ -117,8 +137,8 @@ impl Report {
             .collect()
     }
 
-    /// One row a matrix: name, N, K, requested, applied, damping, dead inputs, clip rate, ragged group, output error, SQNR in dB,
-    /// bits a weight, bytes, how it runs.
+    /// One row a matrix: name, N, K, requested, applied, damping, dead inputs, clip rate, ragged group, output error, that without the
+    /// correction, on held-out text (injected), propagated, total, SQNR in dB, bits a weight, bytes, correction, outlier columns, how it runs.
     ///
     /// # Errors
     /// [`Error::Table`](crate::Error::Table) if the table library refuses.
@@ -138,9 +158,15 @@ impl Report {
             "clip rate" => column(self, Layer::clip_rate),
             "ragged group" => column(self, |it| it.ragged.map(|it| it as u32)),
             "output error" => column(self, |it| it.output_error),
+            "uncorrected error" => column(self, |it| it.uncorrected_error),
+            "held-out error" => column(self, |it| it.judged.map(|it| it.injected)),
+            "propagated error" => column(self, |it| it.judged.map(|it| it.propagated)),
+            "total error" => column(self, |it| it.judged.map(|it| it.total)),
             "SQNR (dB)" => column(self, |it| it.sqnr_db),
             "bits/weight" => column(self, Layer::bits_per_weight),
             "bytes" => column(self, |it| it.bytes as u64),
+            "correction" => column(self, |it| it.correction.clone()),
+            "outlier columns" => column(self, |it| it.outlier_columns.map(|it| it as u32)),
             "runs as" => column(self, |it| it.runs_as.clone()),
         )?)
     }
@@ -165,6 +191,18 @@ impl fmt::Display for Report {
             let mean = errors.iter().sum::<f64>() / errors.len() as f64;
             write!(f, "; mean output error {mean:.2e}")?;
         }
+        let judged: Vec<Judged> = self.layers.iter().filter_map(|it| it.judged).collect();
+        if !judged.is_empty() {
+            let mean =
+                |of: fn(&Judged) -> f64| judged.iter().map(of).sum::<f64>() / judged.len() as f64;
+            write!(
+                f,
+                "; on {}: {:.2e} by each layer itself, {:.2e} with what comes in",
+                self.judged_on,
+                mean(|it| it.injected),
+                mean(|it| it.total)
+            )?;
+        }
         let odd = |what: &str, count: usize| match count {
             0 => String::new(),
             count => format!("; {count} with {what}"),
@@ -180,6 +218,17 @@ impl fmt::Display for Report {
         ))?;
         let grew = |it: &Layer| it.details.damping.is_some_and(|it| it.tries > 1);
         f.write_str(&odd("more damping than asked", count(&grew)))?;
-        write!(f, "; {:.1} s", self.seconds)
+        write!(f, "; {:.1} s", self.seconds)?;
+        for step in &self.steps {
+            write!(f, "\n  {step}")?;
+            for left in step.report.left().take(LEFT) {
+                write!(f, "\n    left: {}: {}", left.place, left.what)?;
+            }
+            match step.report.left().count().saturating_sub(LEFT) {
+                0 => {}
+                more => write!(f, "\n    and {more} more")?,
+            }
+        }
+        Ok(())
     }
 }

@@ -121,6 +121,23 @@ impl Transform for Awq {
         }
         Ok(report)
     }
+
+    /// `awq`, `awq-scales`, for the format at hand or for another: `awq-for-int3-affine-g64`.
+    fn named(&self, name: &str, format: &dyn Format) -> Result<Option<Box<dyn Transform>>> {
+        let (options, other) = match name.split_once("-for-") {
+            Some((options, other)) => (options, Some(other)),
+            None => (name, None),
+        };
+        let made = match options {
+            "awq" => Awq::new,
+            "awq-scales" => Awq::scales,
+            _ => return Ok(None),
+        };
+        Ok(Some(Box::new(match other {
+            Some(other) => made(crate::quant::format::named(other)?.as_ref()),
+            None => made(format),
+        })))
+    }
 }
 
 /// The best of the scales.

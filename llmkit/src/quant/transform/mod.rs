@@ -26,10 +26,10 @@
 
 use std::fmt;
 
-use super::Statistics;
 use super::parts::Parts;
-use crate::Result;
+use super::{Format, Statistics};
 use crate::model::Llama;
+use crate::{Error, Result};
 
 pub mod awq;
 pub mod permute;
@@ -73,6 +73,33 @@ pub trait Transform: fmt::Debug + Send + Sync {
         let report = self.apply(&mut network, statistics)?;
         Ok((network, report))
     }
+
+    /// The transform of this family that `name` names, if there is one, for weights that will be stored in `format`: what a recipe's
+    /// text stands for. A family whose members are all it has need not say it.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a name of this family with a parameter that it refuses.
+    fn named(&self, _name: &str, _format: &dyn Format) -> Result<Option<Box<dyn Transform>>> {
+        Ok(None)
+    }
+}
+
+/// The transform of this name: a member of a family, or one with other parameters (`smooth-a0.7`); `awq` is for `format`.
+///
+/// # Errors
+/// [`Error::Argument`] with all names if there is none, or with what a parameter may be.
+pub fn named(name: &str, format: &dyn Format) -> Result<Box<dyn Transform>> {
+    let members = || all().into_iter().flat_map(|family| (family.members)());
+    if let Some(member) = members().find(|member| member.name() == name) {
+        return Ok(member);
+    }
+    for member in members() {
+        if let Some(found) = member.named(name, format)? {
+            return Ok(found);
+        }
+    }
+    let names: Vec<String> = members().map(|member| member.name()).collect();
+    Err(Error::argument("transform", names.join(", "), name))
 }
 
 /// What a transform did, place by place.

@@ -23,8 +23,8 @@ use std::sync::Arc;
 
 use super::{Report, Transform};
 use crate::linalg::Hadamard;
-use crate::quant::Statistics;
 use crate::quant::parts::{Parts, edit};
+use crate::quant::{Format, Statistics};
 use crate::{Error, Result, interrupt};
 
 /// QuaRot.
@@ -125,6 +125,27 @@ impl Transform for Rotate {
             None => report.skipped("input of ffn_down", "not asked for"),
         }
         Ok(report)
+    }
+
+    /// `rotate`, `rotate-offline`, `rotate-stream-offline-seed3`.
+    fn named(&self, name: &str, _: &dyn Format) -> Result<Option<Box<dyn Transform>>> {
+        let Some(options) = name.strip_prefix("rotate") else {
+            return Ok(None);
+        };
+        let mut found = Rotate::new(0);
+        let (options, seed) = options.split_once("-seed").unwrap_or((options, "0"));
+        let Ok(seed) = seed.parse() else {
+            return Ok(None);
+        };
+        found.seed = seed;
+        (found.values, found.online) = match options {
+            "" => (true, true),
+            "-offline" => (true, false),
+            "-stream" => (false, true),
+            "-stream-offline" => (false, false),
+            _ => return Ok(None),
+        };
+        Ok(Some(Box::new(found)))
     }
 }
 

@@ -16,7 +16,7 @@
 use super::{Report, Transform};
 use crate::quant::parts::Parts;
 use crate::quant::site::{Site, largest, obstacle, scale};
-use crate::quant::{Measure, Statistics};
+use crate::quant::{Format, Measure, Statistics};
 use crate::{Error, Result, interrupt};
 
 /// SmoothQuant.
@@ -62,13 +62,12 @@ impl Smooth {
 
 impl Transform for Smooth {
     fn name(&self) -> String {
+        let names: Vec<String> = self.sites.iter().map(|site| site.name()).collect();
         let sites = match self.sites == Site::ALL {
             true => String::new(),
-            false => format!("-{:?}", self.sites)
-                .replace(", ", "+")
-                .to_lowercase(),
+            false => format!("-{}", names.join("+")),
         };
-        format!("smooth-a{}{}", self.alpha, sites.replace(['[', ']'], ""))
+        format!("smooth-a{}{sites}", self.alpha)
     }
 
     fn apply(&self, parts: &mut dyn Parts, statistics: &Statistics) -> Result<Report> {
@@ -110,6 +109,32 @@ impl Transform for Smooth {
             }
         }
         Ok(report)
+    }
+
+    /// `smooth`, `smooth-a0.7`, `smooth-a0.7-attention+feedforward`.
+    fn named(&self, name: &str, _: &dyn Format) -> Result<Option<Box<dyn Transform>>> {
+        if name == "smooth" {
+            return Ok(Some(Box::new(Smooth::new(0.5)?)));
+        }
+        let Some(rest) = name.strip_prefix("smooth-a") else {
+            return Ok(None);
+        };
+        let (alpha, sites) = match rest.split_once('-') {
+            Some((alpha, sites)) => (alpha, Some(sites)),
+            None => (rest, None),
+        };
+        let Ok(alpha) = alpha.parse() else {
+            return Ok(None);
+        };
+        let of = |name: &str| Site::ALL.into_iter().find(|site| site.name() == name);
+        let sites: Option<Vec<Site>> = match sites {
+            Some(sites) => sites.split('+').map(of).collect(),
+            None => Some(Site::ALL.to_vec()),
+        };
+        match sites {
+            Some(sites) => Ok(Some(Box::new(Smooth::at(alpha, &sites)?))),
+            None => Ok(None),
+        }
     }
 }
 

@@ -1,11 +1,16 @@
 //! A small random model through recipes.
 
+mod steps;
+
+use super::job::matrix_of;
 use super::*;
 use crate::model::WeightType;
+use crate::model::linear::Linear;
 use crate::model::tests::tiny;
+use crate::quant::calibration::linear_names;
 use crate::quant::format::{AnyFormat, IntSymmetric};
 use crate::quant::method::{Gptq, Method, Rtn};
-use crate::quant::{Applied, Format, Granularity, Samples};
+use crate::quant::{Applied, Format, Granularity, Inputs, Matrix, Quantized, Samples};
 
 fn text() -> String {
     "the quick brown fox jumps over the lazy dog. a second sentence without an end ".repeat(20)
@@ -88,7 +93,7 @@ fn every_matrix_is_quantized_as_the_report_says() -> Result<()> {
         let distance = distance(&logits(&model), &logits(&quantized));
         assert!(distance > 0.0 && distance.is_finite(), "{text}");
         #[cfg(feature = "notebook")]
-        assert_eq!(report.table()?.shape(), (14, 14));
+        assert_eq!(report.table()?.shape(), (14, 20));
     }
     Ok(())
 }
@@ -336,18 +341,10 @@ fn an_interrupted_job_goes_on_where_it_was() -> Result<()> {
         };
         job.done.extend(done);
         job.layers = 1;
-        let left = Job {
-            model: job.model.clone(),
-            recipe: recipe.clone(),
-            calibration: None,
-            done: Vec::new(),
-            layers: 1,
-            seconds: 0.0,
-            walk: None,
-        };
+        let left = Job::new(&model, &recipe, Some(&calibration))?;
         assert!(left.finish().is_err(), "not done");
         job.run()?;
-        let (_, mut resumed) = job.finish()?;
+        let mut resumed = job.finish()?.report;
         resumed.seconds = whole.seconds;
         assert_eq!(resumed, whole);
     }
