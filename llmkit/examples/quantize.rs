@@ -26,6 +26,9 @@ struct Options {
     /// Tokens in a window
     #[arg(long, default_value_t = 512)]
     window: usize,
+    /// First tokens of each window that statistics leave out
+    #[arg(long, default_value_t = 0)]
+    without_first: usize,
     /// Calibrate anew, although it may be in the cache
     #[arg(long)]
     fresh: bool,
@@ -65,7 +68,8 @@ fn run(options: &Options) -> Result<()> {
         start.elapsed().as_secs_f64()
     );
     let start = Instant::now();
-    let samples = Samples::of_corpus(&model, &options.calib, options.samples, options.window)?;
+    let samples = Samples::of_corpus(&model, &options.calib, options.samples, options.window)?
+        .without_first(options.without_first)?;
     let calibration = match options.fresh {
         true => Calibration::run(&model, &samples)?,
         false => Calibration::cached(&model, &samples)?,

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use llmkit::eval::{Ledger, Row};
 
-use crate::check::{modules, table_directories};
+use crate::check::{is_study, modules, table_directories};
 use crate::walk::{files, name, stem};
 
 const HEAD: &str = "# Index of methods
@@ -33,7 +33,11 @@ pub fn generate(root: &Path) -> Result<String, llmkit::Error> {
     }
     let mut text = HEAD.to_owned();
     for (area, stems) in &areas {
-        let _ = write!(text, "\n## {area}\n\n{COLUMNS}");
+        let _ = write!(text, "\n## {area}\n\n");
+        if let Some(title) = title(root, &format!("{area}/README")) {
+            let _ = write!(text, "[{title}]({area}/README.md)\n\n");
+        }
+        text += COLUMNS;
         for stem in stems {
             text += &line(root, stem, &rows);
         }
@@ -61,7 +65,8 @@ fn stems(root: &Path) -> BTreeSet<String> {
         let stems = files(&base, extension)
             .into_iter()
             .map(|path| stem(&base, &path));
-        found.extend(stems.filter(|stem| stem.contains('/')));
+        // A README is the area's review of the literature.
+        found.extend(stems.filter(|stem| stem.contains('/') && !stem.ends_with("/README")));
     }
     let sources = root.join("llmkit/src");
     for directory in table_directories(root) {
@@ -88,10 +93,10 @@ fn line(root: &Path, stem: &str, rows: &[Row]) -> String {
             Some(format!("[{kind}]({})", from_research(&path)))
         })
         .collect();
-    let implementation = if modules.is_empty() {
-        "—".into()
-    } else {
-        modules.join(", ")
+    let implementation = match modules.is_empty() {
+        true if is_study(root, stem) => "a study".into(),
+        true => "—".into(),
+        false => modules.join(", "),
     };
     let note = link(format!("research/{stem}.md"), "note");
     let notebook = link(format!("notebooks/{stem}.ipynb"), "notebook");

@@ -168,8 +168,21 @@ fn a_notebook_without_a_module_is_caught() {
     let broken = check::violations(tree.path());
     assert_eq!(
         broken,
-        ["notebooks/quant/rtn.ipynb has no module quant/rtn.rs below llmkit/src"]
+        [
+            "notebooks/quant/rtn.ipynb has no module quant/rtn.rs below llmkit/src, and its note links to none that it studies"
+        ]
     );
+    // A study has a note that links to what it compares.
+    let note = "# Round\n[the table](../../llmkit/src/quant/method/mod.rs)\n";
+    write(tree.path(), "research/quant/rtn.md", note);
+    assert_eq!(check::violations(tree.path()), [""; 0]);
+    let row = "| `quant/rtn` Round | [note](quant/rtn.md) | a study |";
+    assert!(index::generate(tree.path()).unwrap().contains(row));
+    // Modules of another area are not what it compares.
+    write(tree.path(), "llmkit/src/eval/x.rs", "//! X.\n");
+    let note = "# Round\n[x](../../llmkit/src/eval/x.rs)\n";
+    write(tree.path(), "research/quant/rtn.md", note);
+    assert_eq!(check::violations(tree.path()).len(), 1);
     // A directory module counts.
     write(
         tree.path(),
@@ -222,6 +235,16 @@ fn the_index_follows_the_tree() {
     let row = "| `quant/rtn` Round to nearest | [note](quant/rtn.md) | [method](../llmkit/src/quant/method/rtn.rs) | — \
                | [notebook](../notebooks/quant/rtn.ipynb) |";
     assert!(text.contains(row), "{text}");
+    // A review of the literature is the area's, not a method.
+    let review = "# Quantization: a review\n";
+    write(tree.path(), "research/quant/README.md", review);
+    let more = index::generate(tree.path()).unwrap();
+    let head = "## quant\n\n[Quantization: a review](quant/README.md)\n\n";
+    assert!(
+        more.contains(head) && !more.contains("`quant/README`"),
+        "{more}"
+    );
+    fs::remove_file(tree.path().join("research/quant/README.md")).unwrap();
     // A note alone, a module alone: rows with dashes.
     write(tree.path(), "research/quant/qtip.md", "# Trellis codes\n");
     write(

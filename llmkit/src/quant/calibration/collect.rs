@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Inputs;
+use super::{Inputs, Samples};
 use crate::Result;
 use crate::kernels::dense::Element;
 use crate::kernels::gram::{gram_at, magnitudes};
@@ -26,9 +26,13 @@ pub(in crate::quant) struct Collector {
     engine: Engine,
     element: Element,
     wants: Box<dyn Fn(&str) -> bool>,
+    /// Tokens of a window, and how many of its first are left out.
+    window: (usize, usize),
     found: BTreeMap<String, Sums>,
     /// (K, K) of the activation at hand.
     scratch: Vec<f32>,
+    /// Its rows that are not left out.
+    kept: Vec<f32>,
 }
 
 impl Collector {
@@ -42,9 +46,20 @@ impl Collector {
             engine: engine.clone(),
             element,
             wants: Box::new(wants),
+            window: (1, 0),
             found: BTreeMap::new(),
             scratch: Vec::new(),
+            kept: Vec::new(),
         }
+    }
+
+    /// The same of whole windows of `samples`, without the tokens that they leave out.
+    pub(in crate::quant) fn of(mut self, samples: &Samples) -> Collector {
+        self.window = (
+            samples.windows().first().map_or(1, Vec::len),
+            samples.left_out(),
+        );
+        self
     }
 
     /// What was found, by activation.
@@ -65,6 +80,15 @@ impl Hook for Collector {
             return Ok(());
         }
         let (isa, team) = (self.engine.isa, self.engine.team.as_ref());
+        let (length, left_out) = self.window;
+        let mut values: &[f32] = values;
+        if left_out > 0 {
+            self.kept.clear();
+            for window in values.chunks(length * columns) {
+                self.kept.extend_from_slice(&window[left_out * columns..]);
+            }
+            values = &self.kept;
+        }
         let sums = self.found.entry(name.to_owned()).or_insert_with(|| Sums {
             columns,
             tokens: 0,

@@ -73,7 +73,7 @@ impl Calibration {
             Element::F32 => model.network().clone(),
             Element::Bf16 => in_bf16(model.network())?,
         };
-        let mut collector = Collector::new(&network.engine, element, |_| true);
+        let mut collector = Collector::new(&network.engine, element, |_| true).of(samples);
         let mut progress = Progress::new("calibrate", samples.tokens() as u64, "tokens");
         for windows in batches(samples) {
             let mut stores: Vec<_> = windows.iter().map(|_| network.store()).collect();

@@ -13,6 +13,7 @@ use crate::{Error, Result};
 pub struct Samples {
     name: String,
     windows: Vec<Vec<u32>>,
+    left_out: usize,
 }
 
 impl Samples {
@@ -85,7 +86,29 @@ impl Samples {
         Ok(Samples {
             name: name.to_owned(),
             windows: windows.collect(),
+            left_out: 0,
         })
+    }
+
+    /// The same windows, of whose first `count` tokens statistics take no notice, though later tokens see them. The first token of a
+    /// window is where attention puts what it has no use for ("sink"), with activations a thousand times the rest: a few of them are most of
+    /// Σ x·xᵀ.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if nothing is left of the windows.
+    pub fn without_first(mut self, count: usize) -> Result<Samples> {
+        let length = self.windows.first().map_or(0, Vec::len);
+        if count >= length {
+            let expected = format!("fewer than the {length} of a window");
+            return Err(Error::argument("tokens left out", expected, count));
+        }
+        self.left_out = count;
+        Ok(self)
+    }
+
+    /// Tokens at the beginning of each window that statistics leave out.
+    pub fn left_out(&self) -> usize {
+        self.left_out
     }
 
     /// The corpus.
@@ -103,7 +126,7 @@ impl Samples {
         self.windows.iter().map(Vec::len).sum()
     }
 
-    /// sha256 of all tokens and where windows begin, in hexadecimal.
+    /// sha256 of all tokens, where windows begin and what is left out of them, in hexadecimal.
     pub fn sha256(&self) -> String {
         let mut hash = Sha256::new();
         for window in &self.windows {
@@ -111,6 +134,9 @@ impl Samples {
             for token in window {
                 hash.update(token.to_le_bytes());
             }
+        }
+        if self.left_out > 0 {
+            hash.update((self.left_out as u64).to_le_bytes());
         }
         hex(&hash.finalize())
     }
@@ -124,7 +150,11 @@ impl fmt::Display for Samples {
             "{} × {length} tokens of {}",
             self.windows.len(),
             self.name
-        )
+        )?;
+        match self.left_out {
+            0 => Ok(()),
+            count => write!(f, " without the first {count}"),
+        }
     }
 }
 
@@ -152,6 +182,12 @@ mod tests {
         let other = Samples::of_tokens("t", &tokens, 1, 6)?;
         assert_ne!(halves.sha256(), other.sha256());
         assert_eq!(halves.to_string(), "2 × 3 tokens of t");
+        let without = halves.clone().without_first(2)?;
+        assert_ne!(halves.sha256(), without.sha256());
+        assert_eq!(without.to_string(), "2 × 3 tokens of t without the first 2");
+        assert_eq!(halves.clone().without_first(0)?, halves);
+        let error = halves.without_first(3).unwrap_err().to_string();
+        assert!(error.contains("fewer than the 3"), "{error}");
         Ok(())
     }
 

@@ -20,6 +20,9 @@ fn statistics_are_those_of_the_recorded_activations() -> Result<()> {
     let samples = Samples::of_text(&model, "t", &text(), 5, 37)?;
     // Four inputs a layer and the head's.
     assert_eq!(are_those_recorded(&model, &samples, &|_| true)?, 2 * 4 + 1);
+    // Later tokens see what statistics leave out.
+    let without = samples.without_first(3)?;
+    assert_eq!(are_those_recorded(&model, &without, &|_| true)?, 2 * 4 + 1);
     Ok(())
 }
 
@@ -50,11 +53,16 @@ fn are_those_recorded(
     for window in samples.windows() {
         model.hidden_with(window, model.network().store().as_mut(), &mut record)?;
     }
-    let tokens = samples.tokens();
+    let (length, left_out) = (samples.windows()[0].len(), samples.left_out());
+    let tokens = samples.windows().len() * (length - left_out);
     let mut count = 0;
     for inputs in found.all().filter(|it| is_chosen(it.name())) {
         count += 1;
         let x: Vec<f32> = record.get(inputs.name())?.flatten_all()?.to_vec1()?;
+        let windows = x.chunks_exact(length * inputs.columns());
+        let x: Vec<f32> = windows
+            .flat_map(|it| it[left_out * inputs.columns()..].to_vec())
+            .collect();
         let expected = Inputs::of_samples(inputs.name(), &x, inputs.columns())?;
         assert_eq!((inputs.tokens(), expected.tokens()), (tokens, tokens));
         let sizes: Vec<f32> = (0..inputs.columns())

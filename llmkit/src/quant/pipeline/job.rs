@@ -346,7 +346,7 @@ impl Job {
                 let wanted = wanted.clone();
                 move |name: &str| wanted.iter().any(|it| it == name)
             };
-            let mut collector = Collector::new(&network.engine, walk.element, wants);
+            let mut collector = Collector::new(&network.engine, walk.element, wants).of(&samples);
             for (windows, state) in batches(&samples).zip(&walk.states) {
                 let mut stores: Vec<_> = windows.iter().map(|_| network.store()).collect();
                 let mut x = state.clone();
