@@ -26,6 +26,7 @@ mod cache;
 mod collect;
 mod inputs;
 mod samples;
+mod turned;
 
 pub(super) use collect::Collector;
 pub use inputs::Inputs;

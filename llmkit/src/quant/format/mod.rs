@@ -46,6 +46,7 @@ use crate::{Error, Result};
 pub mod e8p;
 pub mod ggml;
 pub mod int_affine;
+pub mod int_float_zero;
 pub mod int_symmetric;
 pub mod kmeans;
 pub mod minifloat;
@@ -59,6 +60,7 @@ pub mod trellis;
 pub use e8p::E8p;
 pub use ggml::Ggml;
 pub use int_affine::IntAffine;
+pub use int_float_zero::IntFloatZero;
 pub use int_symmetric::IntSymmetric;
 pub use kmeans::KMeans;
 pub use minifloat::Minifloat;
@@ -187,6 +189,12 @@ pub trait Format: fmt::Debug + Send + Sync {
         None
     }
 
+    /// The grid with the zero-point that can be stored nearest to `zero`, for formats whose values are `grid[0] · (code − grid[1])`: what
+    /// methods that search for a zero-point need.
+    fn with_zero(&self, _grid: &Grid, _zero: f64) -> Option<Grid> {
+        None
+    }
+
     /// The format of this family that `name` names, if there is one: `int5-affine-g32` for any affine integers. A family whose members
     /// are all it has need not say it.
     ///
@@ -308,6 +316,10 @@ pub fn all() -> Vec<Family> {
             members: int_affine::members,
         },
         Family {
+            name: "int_float_zero",
+            members: int_float_zero::members,
+        },
+        Family {
             name: "int_symmetric",
             members: int_symmetric::members,
         },
@@ -357,10 +369,13 @@ mod tests {
             ("int3-channel", "int3-symmetric-channel"),
             ("int6-symmetric-g96", "int6-symmetric-g96"),
             ("int3-affine-g128", "int3-affine-g128"),
+            ("int4-float-zero-g64", "int4-float-zero-g64"),
             ("nf4-g96", "nf4-g96"),
             ("nf4-double-tensor", "nf4-double-tensor"),
             ("kmeans3-g192", "kmeans3-g192"),
             ("ternary-g32", "ternary-g32"),
+            ("e8p-g96", "e8p-g96"),
+            ("trellis2-3inst-l12-g96", "trellis2-3inst-l12-g96"),
             ("fp4-e2m1-g64", "fp4-e2m1-g64"),
             ("fp8-e4m3-g64", "fp8-e4m3-g64"),
             ("mxfp4-e2m1", "mxfp4-e2m1"),

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | same shape, same format | what goes in as `[N, K]` in a format comes out as that |
 //! | deterministic | twice the same input gives twice the same bytes |
-//! | representable stays | a matrix the format can represent exactly is reproduced exactly, where [`Format::is_projection`] |
+//! | representable stays | a matrix the format can represent exactly is reproduced exactly, where [`Format::is_projection`] and [`Method::is_projection`] |
 //! | never worse than nothing | the squared error (of outputs, for methods that know the inputs) is at most that of writing zeros, where scales are not below f16's range |
 //! | no silent fallback | the result says that this very method made it |
 //!
@@ -23,13 +23,25 @@ use super::calibration::Inputs;
 use super::{Format, Matrix, Quantized};
 use crate::{Error, Result};
 
+pub mod autoround;
 pub mod clip;
 pub mod gptq;
+pub mod had;
+pub mod hqq;
+pub mod ldlq;
+pub mod mr_gptq;
+pub mod omniquant;
 pub mod rtn;
 // cargo lab new: method modules end here
 
+pub use autoround::AutoRound;
 pub use clip::Clip;
 pub use gptq::Gptq;
+pub use had::Had;
+pub use hqq::Hqq;
+pub use ldlq::Ldlq;
+pub use mr_gptq::MrGptq;
+pub use omniquant::OmniQuant;
 pub use rtn::Rtn;
 
 /// A way to choose codes.
@@ -40,6 +52,11 @@ pub trait Method: fmt::Debug + Send + Sync {
     /// Whether it must know the layer's inputs.
     fn needs_inputs(&self) -> bool {
         false
+    }
+
+    /// Whether what a format represents exactly stays as it is. No for methods that choose in other coordinates.
+    fn is_projection(&self) -> bool {
+        true
     }
 
     /// Refuses formats for which the method is not defined.
@@ -138,12 +155,36 @@ pub struct Family {
 pub fn all() -> Vec<Family> {
     vec![
         Family {
+            name: "autoround",
+            members: autoround::members,
+        },
+        Family {
             name: "clip",
             members: clip::members,
         },
         Family {
             name: "gptq",
             members: gptq::members,
+        },
+        Family {
+            name: "had",
+            members: had::members,
+        },
+        Family {
+            name: "hqq",
+            members: hqq::members,
+        },
+        Family {
+            name: "ldlq",
+            members: ldlq::members,
+        },
+        Family {
+            name: "mr_gptq",
+            members: mr_gptq::members,
+        },
+        Family {
+            name: "omniquant",
+            members: omniquant::members,
         },
         Family {
             name: "rtn",
@@ -203,7 +244,7 @@ mod tests {
     #[test]
     fn what_a_format_represents_exactly_is_reproduced_exactly() {
         each(|method, format, sample, weights, inputs| {
-            if !format.is_projection() {
+            if !format.is_projection() || !method.is_projection() {
                 return;
             }
             // Rounding to nearest is then a projection (a format contract): its result is representable.
