@@ -230,7 +230,7 @@ impl<'a> Sweep<'a> {
                 let column = order[i];
                 let own = &feedback[i * cols..][i + 1..end];
                 let vector = self.vector(i);
-                if is_vector && (i % group).is_multiple_of(vector) {
+                if is_vector && (i % group).is_multiple_of(format.vector().min(group)) {
                     for row in 0..rows {
                         let now = weights[row * cols..][i..i + vector].iter();
                         let now: Vec<f32> = now.map(|&w| w as f32).collect();

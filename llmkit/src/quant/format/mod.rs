@@ -149,6 +149,23 @@ pub trait Format: fmt::Debug + Send + Sync {
         Ok(grid)
     }
 
+    /// [`encode`](Format::encode) where the errors of columns count as `importance` says, for formats whose authors have an encoder for
+    /// that; `power` is the mean square of the block's row.
+    fn encode_weighted(
+        &self,
+        _block: &[f32],
+        _importance: &[f32],
+        _power: f32,
+        _codes: &mut [u8],
+    ) -> Option<Result<Grid>> {
+        None
+    }
+
+    /// [`fit`](Format::fit) where the errors of columns count as `importance` says, for formats whose points are learned.
+    fn fit_weighted(&self, _block: &[f32], _importance: &[f32]) -> Option<Result<Grid>> {
+        None
+    }
+
     /// The largest error that rounding can make on the `block` that `grid` was fitted to: half the widest gap between
     /// points, plus what storing the grid in few bits costs at its ends. Derived in each format's own file; `block` is
     /// looked at only by formats that cut off what lies beyond their points.

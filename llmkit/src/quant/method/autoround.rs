@@ -95,7 +95,7 @@ mod tests {
         let columns = 96;
         let inputs = Inputs::of_samples("x", &samples::correlated(400, columns, 8), columns)?;
         Ok((
-            Matrix::new(24, columns, samples::correlated(24, columns, 9))?,
+            Matrix::new(24, columns, samples::smooth(24, columns, 9))?,
             inputs,
         ))
     }

@@ -67,7 +67,7 @@ impl Method for Had {
 
     fn check(&self, format: &dyn Format) -> Result<()> {
         self.turn.rotations(1, 1)?;
-        self.inner.check(format)
+        super::inside(self, self.inner.as_ref(), format)
     }
 
     fn choose(

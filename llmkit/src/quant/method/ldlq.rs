@@ -94,7 +94,7 @@ mod tests {
 
     fn layer(rows: usize, columns: usize) -> Result<(Matrix, Inputs)> {
         let x = samples::correlated(4 * columns, columns, 8);
-        let weights = Matrix::new(rows, columns, samples::correlated(rows, columns, 9))?;
+        let weights = Matrix::new(rows, columns, samples::smooth(rows, columns, 9))?;
         Ok((weights, Inputs::of_samples("x", &x, columns)?))
     }
 

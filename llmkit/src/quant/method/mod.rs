@@ -11,7 +11,7 @@
 //! | same shape, same format | what goes in as `[N, K]` in a format comes out as that |
 //! | deterministic | twice the same input gives twice the same bytes |
 //! | representable stays | a matrix the format can represent exactly is reproduced exactly, where [`Format::is_projection`] and [`Method::is_projection`] |
-//! | never worse than nothing | the squared error (of outputs, for methods that know the inputs) is at most that of writing zeros, where scales are not below f16's range |
+//! | never worse than nothing | the squared error (of outputs, for methods that know the inputs) is at most that of writing zeros (or then of rounding to nearest), where scales are not below f16's range |
 //! | no silent fallback | the result says that this very method made it |
 //!
 //! Methods that need to know a layer's inputs get those of a made-up layer. A pair of method and format that is not defined says why
@@ -28,10 +28,13 @@ pub mod clip;
 pub mod gptq;
 pub mod had;
 pub mod hqq;
+pub mod imatrix;
 pub mod ldlq;
 pub mod mr_gptq;
 pub mod omniquant;
 pub mod rtn;
+pub mod spqr;
+pub mod squeezellm;
 // cargo lab new: method modules end here
 
 pub use autoround::AutoRound;
@@ -39,10 +42,13 @@ pub use clip::Clip;
 pub use gptq::Gptq;
 pub use had::Had;
 pub use hqq::Hqq;
+pub use imatrix::Imatrix;
 pub use ldlq::Ldlq;
 pub use mr_gptq::MrGptq;
 pub use omniquant::OmniQuant;
 pub use rtn::Rtn;
+pub use spqr::Spqr;
+pub use squeezellm::SqueezeLlm;
 
 /// A way to choose codes.
 pub trait Method: fmt::Debug + Send + Sync {
@@ -106,6 +112,14 @@ pub(super) fn known<'a>(
     let inputs = inputs.ok_or_else(|| Error::argument(what, "a calibration", "none"))?;
     inputs.check_fits(weights)?;
     Ok(inputs)
+}
+
+/// Refuses what the method inside another refuses, in the name of both.
+pub(super) fn inside(outer: &dyn Method, inner: &dyn Method, format: &dyn Format) -> Result<()> {
+    inner.check(format).map_err(|error| {
+        let what = format!("{} with {}", outer.name(), format.name());
+        Error::argument(what, format!("a pair for {}", inner.name()), error)
+    })
 }
 
 /// The method of this name: a member of a family, or one with other parameters (`gptq-act-order-damp0.1`).
@@ -175,6 +189,10 @@ pub fn all() -> Vec<Family> {
             members: hqq::members,
         },
         Family {
+            name: "imatrix",
+            members: imatrix::members,
+        },
+        Family {
             name: "ldlq",
             members: ldlq::members,
         },
@@ -189,6 +207,14 @@ pub fn all() -> Vec<Family> {
         Family {
             name: "rtn",
             members: rtn::members,
+        },
+        Family {
+            name: "spqr",
+            members: spqr::members,
+        },
+        Family {
+            name: "squeezellm",
+            members: squeezellm::members,
         },
         // cargo lab new: method rows end here
     ]
@@ -268,11 +294,14 @@ mod tests {
             }
             let what = format!("{} {} on {sample}", method.name(), format.name());
             if method.needs_inputs() {
-                let error = inputs.output_error(weights, &decoded).unwrap();
-                assert!(
-                    error <= 1.0 + 1e-6 || greatest < 1e-30,
-                    "{what}: {error} of the output"
-                );
+                let lost = |it: &Matrix| inputs.output_error(weights, it).unwrap();
+                let error = lost(&decoded);
+                // In two bits, rounding to nearest itself may be worse than zeros, and what begins there.
+                let is_fine = error <= 1.0 + 1e-6 || greatest < 1e-30 || {
+                    let plain = Rtn.quantize(weights, format).unwrap();
+                    error <= lost(&plain.decode().unwrap()) * (1.0 + 1e-5)
+                };
+                assert!(is_fine, "{what}: {error} of the output");
                 return;
             }
             let nothing = error::mse(weights.data(), &zeros).unwrap();

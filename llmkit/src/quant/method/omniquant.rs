@@ -96,7 +96,7 @@ mod tests {
     fn outputs_are_nearer_than_with_any_other_range() -> Result<()> {
         let columns = 128;
         let inputs = Inputs::of_samples("x", &samples::correlated(500, columns, 8), columns)?;
-        let weights = Matrix::new(32, columns, samples::correlated(32, columns, 9))?;
+        let weights = Matrix::new(32, columns, samples::smooth(32, columns, 9))?;
         let formats: [crate::quant::format::AnyFormat; 3] = [
             IntAffine::new(2, Granularity::Group(64))?.shared(),
             IntAffine::new(3, Granularity::Channel)?.shared(),
