@@ -19,6 +19,8 @@ struct Sums {
     gram: Vec<f64>,
     sums: Vec<f64>,
     greatest: Vec<f32>,
+    /// Σ (x̃ − x)·xᵀ, if x̃ is known.
+    drift: Vec<f64>,
 }
 
 /// Adds up X·Xᵀ, Σ|x| and max|x| of every activation that enters a weight matrix and that it is to look at.
@@ -29,6 +31,8 @@ pub(in crate::quant) struct Collector {
     found: BTreeMap<String, Sums>,
     /// (K, K) of the activation at hand.
     scratch: Vec<f32>,
+    /// The same activations in the original network, of the windows that come next.
+    originals: BTreeMap<String, Vec<f32>>,
 }
 
 impl Collector {
@@ -44,7 +48,13 @@ impl Collector {
             wants: Box::new(wants),
             found: BTreeMap::new(),
             scratch: Vec::new(),
+            originals: BTreeMap::new(),
         }
+    }
+
+    /// Compares the windows that come next with what the original network has there.
+    pub(in crate::quant) fn against(&mut self, originals: BTreeMap<String, Vec<f32>>) {
+        self.originals = originals;
     }
 
     /// What was found, by activation.
@@ -53,6 +63,10 @@ impl Collector {
             let gram = of.gram.iter().map(|&it| it as f32).collect();
             let mean = of.sums.iter().map(|it| (it / of.tokens as f64) as f32);
             let inputs = Inputs::new(&name, of.tokens, gram, mean.collect(), of.greatest)?;
+            let inputs = match of.drift.is_empty() {
+                true => inputs,
+                false => inputs.with_drift(of.drift.iter().map(|&it| it as f32).collect())?,
+            };
             Ok((name, inputs))
         };
         self.found.into_iter().map(finish).collect()
@@ -71,7 +85,14 @@ impl Hook for Collector {
             gram: vec![0.0; columns * (columns + 1) / 2],
             sums: vec![0.0; columns],
             greatest: vec![0.0; columns],
+            drift: Vec::new(),
         });
+        if let Some(original) = self.originals.get(name)
+            && original.len() == values.len()
+        {
+            sums.drift.resize(columns * columns, 0.0);
+            super::drift::add(original, values, columns, &mut sums.drift);
+        }
         self.scratch.clear();
         self.scratch.resize(columns * columns, 0.0);
         gram_at(isa, self.element, values, columns, &mut self.scratch, team);

@@ -29,7 +29,16 @@ impl Inputs {
         let mean = |i: usize| (gram[i * k + i].max(0.0) / tokens).sqrt() as f32;
         let most: f32 = self.max_abs().iter().sum();
         let means = (0..k).map(mean).collect();
-        Inputs::new(self.name(), self.tokens(), lower, means, vec![most; k])
+        let turned = Inputs::new(self.name(), self.tokens(), lower, means, vec![most; k])?;
+        let Some(drift) = self.drift_sums() else {
+            return Ok(turned);
+        };
+        let mut drift: Vec<f64> = drift.iter().map(|&it| f64::from(it)).collect();
+        drift
+            .chunks_exact_mut(k)
+            .for_each(|row| rotation.apply(row));
+        down(&mut drift, k, |column| rotation.apply(column));
+        turned.with_drift(drift.iter().map(|&it| it as f32).collect())
     }
 }
 

@@ -52,6 +52,8 @@ pub(super) struct Sweep<'a> {
     pub format: &'a dyn Format,
     pub factor: &'a Factor,
     pub grids: Grids,
+    /// What columns do about inputs that are not what they were, [`Factor::drift`].
+    pub drift: Option<&'a [f64]>,
     /// Columns in a block, but for those of whole vectors; the result does not depend on it.
     pub block: usize,
 }
@@ -76,6 +78,7 @@ impl<'a> Sweep<'a> {
             format,
             factor,
             grids,
+            drift: None,
             block: BLOCK,
         }
     }
@@ -201,6 +204,15 @@ impl<'a> Sweep<'a> {
             vector => self.block.next_multiple_of(vector),
         };
         let mut errors = vec![0.0; rows * width];
+        // Weights of the columns of a block as they were when it was their turn.
+        let mut turns = vec![
+            0.0;
+            if self.drift.is_some() {
+                rows * width
+            } else {
+                0
+            }
+        ];
         // Values of the vector that is being rounded, row by row.
         let mut ahead = vec![0.0; if is_vector { rows * width } else { 0 }];
         let mut start = 0;
@@ -259,22 +271,34 @@ impl<'a> Sweep<'a> {
                     is_known &= bounds[grid] > 0.0;
                     let minus = value - now[0];
                     errors[row * width + i - start] = minus;
+                    let turn = now[0];
                     for (weight, t) in now[1..].iter_mut().zip(own) {
                         *weight += minus * t;
+                    }
+                    if let Some(drift) = self.drift {
+                        turns[row * width + i - start] = turn;
+                        let own = &drift[i * cols..][i + 1..end];
+                        for (weight, p) in now[1..].iter_mut().zip(own) {
+                            *weight += turn * p;
+                        }
                     }
                 }
             }
             if end < cols {
-                let errors = Rows {
-                    values: &errors,
-                    stride: width,
-                };
-                let right = Rows {
-                    values: &feedback[start * cols + end..],
-                    stride: cols,
-                };
                 let sizes = (rows, end - start, cols - end);
-                update_at(isa, errors, right, sizes, &mut weights[end..], cols);
+                let pairs = [(&errors, Some(&feedback[..])), (&turns, self.drift)];
+                for (left, right) in pairs {
+                    let Some(right) = right else { continue };
+                    let left = Rows {
+                        values: left,
+                        stride: width,
+                    };
+                    let right = Rows {
+                        values: &right[start * cols + end..],
+                        stride: cols,
+                    };
+                    update_at(isa, left, right, sizes, &mut weights[end..], cols);
+                }
             }
             start = end;
         }

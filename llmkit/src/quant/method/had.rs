@@ -61,6 +61,10 @@ impl Method for Had {
         self.inner.needs_inputs()
     }
 
+    fn needs_drift(&self) -> bool {
+        self.inner.needs_drift()
+    }
+
     fn is_projection(&self) -> bool {
         false
     }

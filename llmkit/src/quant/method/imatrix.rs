@@ -116,7 +116,7 @@ mod tests {
         }
         let inputs = Inputs::of_samples("x", &x, columns)?;
         let importance = mean_squares(&inputs);
-        let weights = Matrix::new(16, columns, samples::correlated(16, columns, 9))?;
+        let weights = Matrix::new(16, columns, samples::smooth(16, columns, 9))?;
         let mut count = 0;
         for of in GgmlType::ALL {
             let format = Ggml(of);

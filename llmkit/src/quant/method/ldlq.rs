@@ -284,16 +284,20 @@ mod tests {
     #[test]
     fn outputs_lose_less_than_without_feedback() -> Result<()> {
         let (weights, inputs) = layer(16, 192)?;
-        for format in [
-            E8p::new(Granularity::Channel)?.shared(),
-            Trellis::new(2, 8, Hash::ThreeInst, Granularity::Group(32))?.shared(),
+        // Inputs are like their neighbours, less so those that are 32 columns away: there is less to make up for.
+        for (format, most) in [
+            (E8p::new(Granularity::Channel)?.shared(), 0.9),
+            (
+                Trellis::new(2, 8, Hash::ThreeInst, Granularity::Group(32))?.shared(),
+                1.0,
+            ),
         ] {
             let lost = |method: &dyn Method| -> Result<f64> {
                 let found = method.choose(&weights, format.as_ref(), Some(&inputs))?;
                 inputs.output_error(&weights, &found.decode()?)
             };
             let (plain, ours) = (lost(&Rtn)?, lost(&Ldlq::default())?);
-            assert!(ours < 0.9 * plain, "{}: {plain}, {ours}", format.name());
+            assert!(ours < most * plain, "{}: {plain}, {ours}", format.name());
         }
         let whole = Trellis::new(2, 8, Hash::ThreeInst, Granularity::Tensor)?;
         let error = Ldlq::default().check(&whole).unwrap_err().to_string();

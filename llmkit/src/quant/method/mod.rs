@@ -25,6 +25,7 @@ use crate::{Error, Result};
 
 pub mod autoround;
 pub mod clip;
+pub mod gptaq;
 pub mod gptq;
 pub mod had;
 pub mod hqq;
@@ -39,6 +40,7 @@ pub mod squeezellm;
 
 pub use autoround::AutoRound;
 pub use clip::Clip;
+pub use gptaq::Gptaq;
 pub use gptq::Gptq;
 pub use had::Had;
 pub use hqq::Hqq;
@@ -57,6 +59,12 @@ pub trait Method: fmt::Debug + Send + Sync {
 
     /// Whether it must know the layer's inputs.
     fn needs_inputs(&self) -> bool {
+        false
+    }
+
+    /// Whether it needs to know how far the layer's inputs have drifted from those of the original network
+    /// ([`Inputs::drift`]); without, it is another method under its name.
+    fn needs_drift(&self) -> bool {
         false
     }
 
@@ -177,6 +185,10 @@ pub fn all() -> Vec<Family> {
             members: clip::members,
         },
         Family {
+            name: "gptaq",
+            members: gptaq::members,
+        },
+        Family {
             name: "gptq",
             members: gptq::members,
         },
@@ -289,11 +301,17 @@ mod tests {
             let zeros = vec![0.0; weights.data().len()];
             // Encoders that search for scales do not know that these lie below f16's normal range.
             let greatest = weights.data().iter().fold(0f32, |max, w| max.max(w.abs()));
-            if !format.is_projection() && greatest < half::f16::MIN_POSITIVE.to_f32() {
+            // And those who look at inputs do not know that a step may be no more than zero there.
+            let is_blind = !format.is_projection() || method.needs_inputs();
+            if is_blind && greatest < half::f16::MIN_POSITIVE.to_f32() {
                 return;
             }
             let what = format!("{} {} on {sample}", method.name(), format.name());
             if method.needs_inputs() {
+                // In other coordinates and all of a row at once, there is nothing that looks at inputs.
+                if format.vector() == usize::MAX && !method.is_projection() {
+                    return;
+                }
                 let lost = |it: &Matrix| inputs.output_error(weights, it).unwrap();
                 let error = lost(&decoded);
                 // In two bits, rounding to nearest itself may be worse than zeros, and what begins there.
@@ -323,20 +341,25 @@ mod tests {
 
     #[test]
     fn inputs_that_are_needed_and_missing_or_of_another_width_are_errors() {
-        let weights = Matrix::new(1, 4, vec![1.0, 2.0, 3.0, 4.0]).unwrap();
-        let format = format::IntAffine::new(4, format::Granularity::Channel).unwrap();
+        let weights = Matrix::new(1, 256, vec![0.5; 256]).unwrap();
+        let formats: Vec<_> = format::all().iter().flat_map(|it| (it.members)()).collect();
         for method in all().iter().flat_map(|family| (family.members)()) {
             if !method.needs_inputs() {
                 continue;
             }
-            let error = method.quantize(&weights, &format).unwrap_err().to_string();
+            let format = formats.iter().find(|it| method.check(it.as_ref()).is_ok());
+            let format = format.expect("a format for every method");
+            let error = method.quantize(&weights, format.as_ref()).unwrap_err();
+            let error = error.to_string();
             assert!(
                 error.contains(&method.name()) && error.contains("calibration"),
                 "{error}"
             );
             let other = samples::inputs(5);
-            let error = method.choose(&weights, &format, Some(&other)).unwrap_err();
-            assert!(error.to_string().contains("[1, 4]"), "{error}");
+            let error = method
+                .choose(&weights, format.as_ref(), Some(&other))
+                .unwrap_err();
+            assert!(error.to_string().contains("[1, 256]"), "{error}");
         }
     }
 

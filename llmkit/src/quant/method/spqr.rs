@@ -93,6 +93,10 @@ impl Method for Spqr {
         true
     }
 
+    fn needs_drift(&self) -> bool {
+        self.inner.needs_drift()
+    }
+
     fn is_projection(&self) -> bool {
         self.inner.is_projection()
     }
@@ -213,12 +217,12 @@ mod tests {
     /// Two outliers of one size gain nothing alone; together they are found.
     #[test]
     fn outliers_that_pay_only_together_are_found() -> Result<()> {
-        let mut w = samples::correlated(1, 64, 9);
+        let mut w = samples::smooth(1, 64, 9);
         (w[7], w[40]) = (50.0, -50.0);
         let inputs = Inputs::of_samples("x", &samples::correlated(300, 64, 8), 64)?;
         let weights = Matrix::new(1, 64, w)?;
         let format = IntAffine::new(3, Granularity::Group(64))?;
-        let found = Spqr::new(4.0, Box::new(Rtn)).choose(&weights, &format, Some(&inputs))?;
+        let found = Spqr::new(3.125, Box::new(Rtn)).choose(&weights, &format, Some(&inputs))?;
         let Aside::Sparse(sparse) = &found.asides()[0] else {
             panic!("not sparse: {found}");
         };

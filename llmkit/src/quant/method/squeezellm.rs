@@ -113,7 +113,7 @@ mod tests {
     fn no_codebook_has_a_smaller_weighted_error() -> Result<()> {
         let columns = 14;
         let inputs = Inputs::of_samples("x", &samples::correlated(90, columns, 8), columns)?;
-        let weights = Matrix::new(12, columns, samples::correlated(12, columns, 9))?;
+        let weights = Matrix::new(12, columns, samples::smooth(12, columns, 9))?;
         let importance = mean_squares(&inputs);
         let floor = FLOOR * importance.iter().sum::<f32>() / columns as f32;
         let format = KMeans::new(2, Granularity::Channel)?;
