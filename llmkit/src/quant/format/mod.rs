@@ -38,6 +38,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+pub(super) use super::granularity::width_and_granularity;
 pub use super::granularity::{Blocks, Granularity};
 pub use super::stored::{Load, Store};
 use crate::quant::Matrix;
@@ -149,8 +150,7 @@ pub trait Format: fmt::Debug + Send + Sync {
         Ok(grid)
     }
 
-    /// [`encode`](Format::encode) where the errors of columns count as `importance` says, for formats whose authors have an encoder for
-    /// that; `power` is the mean square of the block's row.
+    /// [`encode`](Format::encode) with errors of columns as `importance` says, where authors have one; `power`: mean square of the row.
     fn encode_weighted(
         &self,
         _block: &[f32],
@@ -206,8 +206,7 @@ pub trait Format: fmt::Debug + Send + Sync {
         None
     }
 
-    /// The grid with the zero-point that can be stored nearest to `zero`, for formats whose values are `grid[0] · (code − grid[1])`: what
-    /// methods that search for a zero-point need.
+    /// The grid with the zero-point that can be stored nearest to `zero`, if values are `grid[0] · (code − grid[1])`.
     fn with_zero(&self, _grid: &Grid, _zero: f64) -> Option<Grid> {
         None
     }
@@ -294,20 +293,6 @@ pub fn named(name: &str) -> Result<AnyFormat> {
     Err(Error::argument("format", expected, name))
 }
 
-/// Width and granularity of a name like `int4-affine-g64`, with `kind` between the two.
-pub(super) fn width_and_granularity(
-    name: &str,
-    prefix: &str,
-    kind: &str,
-) -> Option<(u32, Granularity)> {
-    let (width, granularity) = name.strip_prefix(prefix)?.split_once('-')?;
-    let granularity = match kind {
-        "" => granularity,
-        kind => granularity.strip_prefix(kind)?.strip_prefix('-')?,
-    };
-    Some((width.parse().ok()?, Granularity::named(granularity)?))
-}
-
 /// A row of [`all`]: the file's name and a sample of the formats in it, spanning its widths and granularities.
 #[derive(Debug, Clone, Copy)]
 pub struct Family {
@@ -386,7 +371,6 @@ mod tests {
             ("int3-channel", "int3-symmetric-channel"),
             ("int6-symmetric-g96", "int6-symmetric-g96"),
             ("int3-affine-g128", "int3-affine-g128"),
-            ("int4-float-zero-g64", "int4-float-zero-g64"),
             ("nf4-g96", "nf4-g96"),
             ("nf4-double-tensor", "nf4-double-tensor"),
             ("kmeans3-g192", "kmeans3-g192"),

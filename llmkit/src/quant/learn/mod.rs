@@ -112,12 +112,13 @@ impl Learner<'_> {
             let run = Points::run(self.format, &grid, weights.len());
             for first in (0..weights.len()).step_by(run) {
                 points.read(self.format, &grid, first);
-                for at in first..weights.len().min(first + run) {
-                    let here = block.start + at;
+                let end = weights.len().min(first + run);
+                for (at, &weight) in weights[first..end].iter().enumerate() {
+                    let here = block.start + first + at;
                     let offset = self.offsets.get(here).copied().unwrap_or(0.0);
-                    let (code, value, place) = points.round(weights[at], offset);
+                    let (code, value, place) = points.round(weight, offset);
                     self.codes[here] = code;
-                    self.errors[here] = value - weights[at];
+                    self.errors[here] = value - weight;
                     self.places[here] = place;
                 }
             }
@@ -205,9 +206,9 @@ impl Best {
                 self.losses[unit] = loss;
                 let part = unit * per_codes..(unit + 1) * per_codes;
                 self.codes[part.clone()].copy_from_slice(&codes[part]);
-                for at in unit * per_grids..(unit + 1) * per_grids {
-                    self.grids[at].clone_from(grids[at]);
-                }
+                let part = unit * per_grids..(unit + 1) * per_grids;
+                let pairs = self.grids[part.clone()].iter_mut().zip(&grids[part]);
+                pairs.for_each(|(own, new)| own.clone_from(new));
             }
         }
     }
