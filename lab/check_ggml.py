@@ -106,14 +106,15 @@ class Theirs:
         self.library = ctypes.CDLL(path)
         self.library.ggml_quantize_chunk.restype = ctypes.c_size_t
 
-    def quantize(self, name, x):
+    def quantize(self, name, x, importance=None):
         number, elements, size, _ = TYPES[name]
         out = np.zeros(x.size // elements * size, np.uint8)
         pointer = lambda array: array.ctypes.data_as(ctypes.c_void_p)
         # One long row: without an importance matrix, rows do not matter.
+        row = x.size if importance is None else importance.size
         self.library.ggml_quantize_chunk(
-            ctypes.c_int(number), pointer(x), pointer(out), ctypes.c_int64(0), ctypes.c_int64(1),
-            ctypes.c_int64(x.size), None)
+            ctypes.c_int(number), pointer(x), pointer(out), ctypes.c_int64(0), ctypes.c_int64(x.size // row),
+            ctypes.c_int64(row), None if importance is None else pointer(importance))
         return out.tobytes()
 
     def dequantize(self, name, data, count):
@@ -128,6 +129,7 @@ def main():
     arguments.add_argument("library")
     arguments.add_argument("--model", type=Path, action="append", default=[])
     arguments.add_argument("--golden", type=Path)
+    arguments.add_argument("--golden-importance", type=Path)
     arguments.add_argument("--ours", type=Path, default=ROOT / "target/release/examples/ggml_quantize")
     arguments.add_argument("--rows", type=int, default=1000, help="super-blocks a sample")
     arguments.add_argument("--limit", type=int, default=40_000, help="super-blocks of a weights file, evenly spaced")
@@ -165,6 +167,15 @@ def main():
         lines = ["type,sha256", f"F32,{hashlib.sha256(x.tobytes()).hexdigest()}"]
         lines += [f"{name},{hashlib.sha256(theirs.quantize(name, x)).hexdigest()}" for name in TYPES]
         options.golden.write_text("\n".join(lines) + "\n")
+    if options.golden_importance:
+        x = formula(64)
+        j = np.arange(1024)
+        importance = ((j * 37 % 101 + 1) * 0.0625 * np.where(j % 64 == 5, 64, 1)).astype(np.float32)
+        lines = ["type,sha256", f"F32,{hashlib.sha256(x.tobytes()).hexdigest()}"]
+        lines += [
+            f"{name},{hashlib.sha256(theirs.quantize(name, x, importance)).hexdigest()}"
+            for name in TYPES if not name.startswith("TQ")]
+        options.golden_importance.write_text("\n".join(lines) + "\n")
     sys.exit(bad != 0)
 
 

@@ -101,6 +101,20 @@ impl Iterator for Blocks {
 impl ExactSizeIterator for Blocks {}
 impl FusedIterator for Blocks {}
 
+/// Width and granularity of a name like `int4-affine-g64`, with `kind` between the two.
+pub(super) fn width_and_granularity(
+    name: &str,
+    prefix: &str,
+    kind: &str,
+) -> Option<(u32, Granularity)> {
+    let (width, granularity) = name.strip_prefix(prefix)?.split_once('-')?;
+    let granularity = match kind {
+        "" => granularity,
+        kind => granularity.strip_prefix(kind)?.strip_prefix('-')?,
+    };
+    Some((width.parse().ok()?, Granularity::named(granularity)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

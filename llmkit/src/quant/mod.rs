@@ -33,6 +33,7 @@
 //! ```
 
 mod applied;
+pub mod aside;
 mod bits;
 pub mod calibration;
 pub mod channels;
@@ -49,6 +50,7 @@ mod fingerprint;
 pub mod format;
 mod granularity;
 pub mod law;
+mod learn;
 mod matrix;
 pub mod method;
 mod outliers;
@@ -56,6 +58,7 @@ mod outputs;
 pub mod parts;
 pub mod pipeline;
 mod quantized;
+mod ranges;
 #[cfg(test)]
 mod samples;
 pub mod site;

@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 use std::fmt;
 
+use super::aside::Aside;
 use super::format::{AnyFormat, Load, Store, Whole};
 use super::{Applied, BitReader, Format, Grid, Matrix, error};
 use crate::{Error, Result};
@@ -15,6 +16,7 @@ pub struct Quantized {
     format: AnyFormat,
     codes: Vec<u8>,
     grids: Vec<u8>,
+    asides: Vec<Aside>,
     applied: Applied,
 }
 
@@ -58,6 +60,7 @@ impl Quantized {
             format: format.shared(),
             codes: store.codes.finish(),
             grids: store.grids.finish(),
+            asides: Vec::new(),
             applied: Applied::default(),
         })
     }
@@ -66,6 +69,32 @@ impl Quantized {
     pub fn applying(mut self, applied: Applied) -> Quantized {
         self.applied = applied;
         self
+    }
+
+    /// The same, with what `aside` does to the decoded weights; it is counted.
+    pub fn with_aside(mut self, aside: Aside) -> Quantized {
+        self.asides.push(aside);
+        self
+    }
+
+    /// What is stored beside codes and grids.
+    pub fn asides(&self) -> &[Aside] {
+        &self.asides
+    }
+
+    /// Refuses what codes and grids alone do not say: files and kernels have nothing but those.
+    ///
+    /// # Errors
+    /// [`Error::Argument`].
+    pub fn check_plain(&self, name: &str) -> Result<()> {
+        match self.asides.is_empty() {
+            true => Ok(()),
+            false => {
+                let got = format!("{} that did more", self.applied.method);
+                let expected = "codes and grids that say all there is";
+                Err(Error::argument(format!("codes of {name}"), expected, got))
+            }
+        }
     }
 
     /// How the codes were chosen.
@@ -124,6 +153,9 @@ impl Quantized {
             let (codes, weights) = (&codes[block.clone()], &mut weights[block]);
             self.format.values(grid, 0, codes, weights);
         }
+        for aside in &self.asides {
+            aside.restore(&mut weights, self.cols)?;
+        }
         Matrix::new(self.rows, self.cols, weights)
     }
 
@@ -150,9 +182,10 @@ impl Quantized {
         self.format.as_ref()
     }
 
-    /// Bytes stored: codes and everything the blocks share.
+    /// Bytes stored: codes, everything the blocks share, and what lies beside them.
     pub fn bytes(&self) -> usize {
-        self.codes.len() + self.grids.len()
+        let asides: usize = self.asides.iter().map(Aside::bytes).sum();
+        self.codes.len() + self.grids.len() + asides
     }
 
     /// True bits a weight: all stored bytes over all weights, never the nominal width of a code.

@@ -36,7 +36,8 @@ fn index(x: f32) -> u8 {
     }) as u8
 }
 
-pub(super) fn quantize(block: &[f32]) -> Parts {
+/// With weights x² if there are no others.
+pub(super) fn quantize(block: &[f32], weights: Option<&[f32]>) -> Parts {
     let (mut greatest, mut max) = (0f32, 0f32);
     for &x in block {
         if x.abs() > greatest {
@@ -46,7 +47,7 @@ pub(super) fn quantize(block: &[f32]) -> Parts {
     let scale = if greatest < LEAST {
         0.0
     } else {
-        search(block, max)
+        search(block, weights, max)
     };
     let id = if scale == 0.0 { 0.0 } else { 1.0 / scale };
     Parts {
@@ -55,11 +56,12 @@ pub(super) fn quantize(block: &[f32]) -> Parts {
     }
 }
 
-fn search(block: &[f32], max: f32) -> f32 {
+fn search(block: &[f32], weights: Option<&[f32]>, max: f32) -> f32 {
     // Σwqx and Σwq² for the codes that 1/d = id gives.
     let sums = |id: f32| {
-        block.iter().fold((0f32, 0f32), |(qx, q2), &x| {
-            let (w, q) = (x * x, f32::from(VALUES[usize::from(index(id * x))]));
+        (block.iter().enumerate()).fold((0f32, 0f32), |(qx, q2), (i, &x)| {
+            let w = weights.map_or(x * x, |weights| weights[i]);
+            let q = f32::from(VALUES[usize::from(index(id * x))]);
             (qx + w * q * x, q2 + w * q * q)
         })
     };

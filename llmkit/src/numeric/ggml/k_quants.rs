@@ -28,7 +28,7 @@ fn greatest(of: &[f32]) -> f32 {
 }
 
 /// Rounds the weights of each sub-block with a step that is not zero: q = nearest((x + shift)/step).
-fn round(
+pub(super) fn round(
     block: &[f32],
     codes: &mut [u8],
     sub: usize,
@@ -53,6 +53,7 @@ pub(super) fn q2_k(block: &[f32]) -> Parts {
     let tries = Tries {
         last: 3,
         from: -0.5,
+        by: 0.1,
         steps: 15,
         is_absolute: true,
     };
@@ -102,6 +103,7 @@ pub(super) fn q4_k(block: &[f32]) -> Parts {
     let tries = Tries {
         last: 15,
         from: -1.0,
+        by: 0.1,
         steps: 20,
         is_absolute: false,
     };
@@ -112,6 +114,7 @@ pub(super) fn q5_k(block: &[f32]) -> Parts {
     let tries = Tries {
         last: 31,
         from: -0.5,
+        by: 0.1,
         steps: 15,
         is_absolute: false,
     };
@@ -119,7 +122,7 @@ pub(super) fn q5_k(block: &[f32]) -> Parts {
 }
 
 /// The scale of greatest magnitude, the first of equals, and that magnitude.
-fn signed_greatest(scales: &[f32]) -> (f32, f32) {
+pub(super) fn signed_greatest(scales: &[f32]) -> (f32, f32) {
     scales.iter().fold((0f32, 0f32), |(max, greatest), &scale| {
         if scale.abs() > greatest {
             (scale, scale.abs())
@@ -153,7 +156,9 @@ pub(super) fn q3_k(block: &[f32]) -> Parts {
 pub(super) fn q6_k(block: &[f32]) -> Parts {
     let mut codes = vec![0; 256];
     let blocks = block.chunks_exact(16).zip(codes.chunks_exact_mut(16));
-    let scales: Vec<f32> = blocks.map(|(x, codes)| symmetric(x, 32, codes)).collect();
+    let scales: Vec<f32> = blocks
+        .map(|(x, codes)| symmetric(x, None, 32, codes))
+        .collect();
     let (max, greatest) = signed_greatest(&scales);
     if greatest < LEAST {
         return Parts {

@@ -1,4 +1,4 @@
-//! The block types of ggml, as llama.cpp writes them without an importance matrix: byte for byte.
+//! The block types of ggml, as llama.cpp writes them with and without an importance matrix: byte for byte.
 //!
 //! A block becomes [`Parts`] (parameters, and one code a weight) by a type's own search, and bytes by its layout; back
 //! the same way. So the search, the layout and the arithmetic of the values are three separate things.
@@ -24,6 +24,7 @@ mod layout;
 pub mod legacy;
 mod search;
 pub mod ternary;
+mod weighted;
 
 use half::f16;
 
@@ -199,9 +200,25 @@ impl GgmlType {
             GgmlType::Q4_K => k_quants::q4_k(block),
             GgmlType::Q5_K => k_quants::q5_k(block),
             GgmlType::Q6_K => k_quants::q6_k(block),
-            GgmlType::IQ4_NL => iq4_nl::quantize(block),
+            GgmlType::IQ4_NL => iq4_nl::quantize(block, None),
             GgmlType::TQ1_0 | GgmlType::TQ2_0 => ternary::quantize(block),
         }
+    }
+
+    /// A block as llama.cpp makes it with an importance of each of its columns; `power` is the mean square of the row it is in. Types that
+    /// have no such search there (Q8_0, TQ1_0, TQ2_0) are as without.
+    ///
+    /// # Panics
+    /// If `block` or `importance` is of another length than [`GgmlType::elements`].
+    pub fn quantize_weighted(self, block: &[f32], importance: &[f32], power: f32) -> Parts {
+        let lengths = [block.len(), importance.len()];
+        assert_eq!(lengths, [self.elements(); 2], "weights in a block");
+        weighted::quantize(self, block, importance, power)
+    }
+
+    /// The mean square of a row, summed as llama.cpp sums it.
+    pub fn power(row: &[f32]) -> f32 {
+        weighted::squares(row) / row.len() as f32
     }
 
     /// Step and shift of the sub-block of weight `at`, for the types whose points are evenly spaced (all but IQ4_NL):

@@ -21,8 +21,8 @@ fn extreme(x: &[f32]) -> (f32, f32) {
 }
 
 /// Scale and codes (from 0) for codes −`half` … `half` − 1: twenty scales near m/−half, the least-squares scale for the
-/// codes of each with weights x². (`make_qx_quants`, kind 1.)
-pub(super) fn symmetric(x: &[f32], half: i32, codes: &mut [u8]) -> f32 {
+/// codes of each with `weights`, or x² if there are none. (`make_qx_quants`, kind 1.)
+pub(super) fn symmetric(x: &[f32], weights: Option<&[f32]>, half: i32, codes: &mut [u8]) -> f32 {
     let (max, greatest) = extreme(x);
     if greatest < LEAST {
         codes.fill(0);
@@ -35,10 +35,13 @@ pub(super) fn symmetric(x: &[f32], half: i32, codes: &mut [u8]) -> f32 {
         }
     };
     let sums = |inverse: f32| {
-        x.iter().fold((0f32, 0f32), |(lx, l2), &x| {
-            let (w, l) = (x * x, code(inverse, x) as f32);
-            (lx + w * x * l, l2 + w * l * l)
-        })
+        x.iter()
+            .enumerate()
+            .fold((0f32, 0f32), |(lx, l2), (i, &x)| {
+                let w = weights.map_or(x * x, |weights| weights[i]);
+                let l = code(inverse, x) as f32;
+                (lx + w * x * l, l2 + w * l * l)
+            })
     };
     let first = -(half as f32) / max;
     write(first, codes);
@@ -108,14 +111,17 @@ pub(super) struct Tries {
     pub last: u8,
     /// The first inverse scale is (last + `from`) / range …
     pub from: f32,
-    /// … the others 0.1 more each, so many of them.
+    /// … the others so much more each …
+    pub by: f32,
+    /// … and so many of them.
     pub steps: u32,
     /// Absolute error instead of squared.
     pub is_absolute: bool,
 }
 
 /// Scale, minimum (taken off, so not negative) and codes for codes 0 … last: for each inverse scale tried, the codes
-/// and the least-squares line through them with `weights`; the least weighted error counts. (`make_qkx2_quants`.)
+/// and the least-squares line through them with `weights`; the least weighted error counts. (`make_qkx2_quants`,
+/// and `make_qkx3_quants`.)
 pub(super) fn affine(x: &[f32], weights: &[f32], tries: &Tries, codes: &mut [u8]) -> (f32, f32) {
     let last = i32::from(tries.last);
     let (mut min, mut max) = (x[0], x[0]);
@@ -161,7 +167,7 @@ pub(super) fn affine(x: &[f32], weights: &[f32], tries: &Tries, codes: &mut [u8]
     let mut tried = vec![0; x.len()];
     for step in 0..=tries.steps {
         // From the minimum that is best so far, not from the least weight.
-        let inverse = (tries.from + 0.1 * step as f32 + last as f32) / (max - min);
+        let inverse = (tries.from + tries.by * step as f32 + last as f32) / (max - min);
         let (mut sum_l, mut sum_l2, mut sum_xl) = (0f32, 0f32, 0f32);
         for ((&x, &w), to) in x.iter().zip(weights).zip(&mut tried) {
             *to = code(inverse, x, min);
@@ -186,4 +192,64 @@ pub(super) fn affine(x: &[f32], weights: &[f32], tries: &Tries, codes: &mut [u8]
         }
     }
     (scale, -min)
+}
+
+/// Scale and codes 0 … `last` for numbers that are not negative: nine scales, the least weighted error counts; then codes are improved one
+/// by one while the least-squares fit gains, at most five rounds. (`make_qp_quants`.)
+pub(super) fn positive(x: &[f32], weights: &[f32], last: i32, codes: &mut [u8]) -> f32 {
+    let max = x.iter().fold(0f32, |max, &x| if x > max { x } else { max });
+    if max < LEAST {
+        codes.fill(0);
+        return 0.0;
+    }
+    let error = |inverse: f32, cut: bool| {
+        let scale = 1.0 / inverse;
+        x.iter().zip(weights).fold(0f32, |sum, (&x, &w)| {
+            let l = nearest_int(inverse * x);
+            let off = x - scale * if cut { l.min(last) } else { l } as f32;
+            sum + w * off * off
+        })
+    };
+    let mut inverse = last as f32 / max;
+    let mut best = error(inverse, false);
+    for i in (-4..=4).filter(|&i| i != 0) {
+        let tried = (0.1 * i as f32 + last as f32) / max;
+        let this = error(tried, true);
+        if this < best {
+            (best, inverse) = (this, tried);
+        }
+    }
+    let mut chosen: Vec<i32> = (x.iter())
+        .map(|&x| nearest_int(inverse * x).min(last))
+        .collect();
+    let (mut sum_lx, mut sum_l2) = (0f32, 0f32);
+    for ((&x, &w), &l) in x.iter().zip(weights).zip(&chosen) {
+        sum_lx += w * x * l as f32;
+        sum_l2 += w * l as f32 * l as f32;
+    }
+    for _ in 0..5 {
+        let mut has_changed = false;
+        for ((&x, &w), l) in x.iter().zip(weights).zip(&mut chosen) {
+            let mut lx = sum_lx - w * x * *l as f32;
+            let mut l2 = sum_l2 - w * *l as f32 * *l as f32;
+            if lx > 0.0 && l2 > 0.0 {
+                let new = nearest_int(x * l2 / lx).min(last);
+                if new != *l {
+                    lx += w * x * new as f32;
+                    l2 += w * new as f32 * new as f32;
+                    if lx * lx * sum_l2 > sum_lx * sum_lx * l2 {
+                        (*l, sum_lx, sum_l2) = (new, lx, l2);
+                        has_changed = true;
+                    }
+                }
+            }
+        }
+        if !has_changed {
+            break;
+        }
+    }
+    for (to, l) in codes.iter_mut().zip(chosen) {
+        *to = l as u8;
+    }
+    if sum_l2 > 0.0 { sum_lx / sum_l2 } else { 0.0 }
 }

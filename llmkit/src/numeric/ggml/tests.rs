@@ -59,6 +59,39 @@ fn bytes_are_those_of_llama_cpp() {
     assert_eq!(seen, GgmlType::ALL.len());
 }
 
+/// With an importance of each column, in rows of 1,024.
+#[test]
+fn bytes_with_an_importance_matrix_are_those_of_llama_cpp() {
+    let golden = include_str!("../../../../data/golden/ggml-importance.csv");
+    let weights = weights(64);
+    let importance: Vec<f32> = (0..1024)
+        .map(|j| (j * 37 % 101 + 1) as f32 * 0.0625 * if j % 64 == 5 { 64.0 } else { 1.0 })
+        .collect();
+    let mut seen = 0;
+    for line in golden.lines().skip(2) {
+        let (name, sha) = line.split_once(',').expect("type,sha256");
+        let of = GgmlType::ALL.into_iter().find(|of| of.name() == name);
+        let of = of.unwrap_or_else(|| panic!("{name} is no type here"));
+        let mut bytes = Vec::new();
+        for row in weights.chunks(1024) {
+            let power = GgmlType::power(row);
+            let blocks = row
+                .chunks(of.elements())
+                .zip(importance.chunks(of.elements()));
+            for (block, importance) in blocks {
+                of.pack(&of.quantize_weighted(block, importance, power), &mut bytes);
+            }
+        }
+        let digest: String = Sha256::digest(&bytes)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(digest, sha, "{name}");
+        seen += 1;
+    }
+    assert_eq!(seen, GgmlType::ALL.len() - 2);
+}
+
 #[test]
 fn any_bytes_come_back_from_parts() {
     for of in GgmlType::ALL {

@@ -1,5 +1,6 @@
 //! A hook that adds up statistics of the activations that pass by.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::{Inputs, Samples};
@@ -19,6 +20,8 @@ struct Sums {
     gram: Vec<f64>,
     sums: Vec<f64>,
     greatest: Vec<f32>,
+    /// Σ (x̃ − x)·xᵀ, if x̃ is known.
+    drift: Vec<f64>,
 }
 
 /// Adds up X·Xᵀ, Σ|x| and max|x| of every activation that enters a weight matrix and that it is to look at.
@@ -31,8 +34,8 @@ pub(in crate::quant) struct Collector {
     found: BTreeMap<String, Sums>,
     /// (K, K) of the activation at hand.
     scratch: Vec<f32>,
-    /// Its rows that are not left out.
-    kept: Vec<f32>,
+    /// The same activations in the original network, of the windows that come next.
+    originals: BTreeMap<String, Vec<f32>>,
 }
 
 impl Collector {
@@ -49,7 +52,7 @@ impl Collector {
             window: (1, 0),
             found: BTreeMap::new(),
             scratch: Vec::new(),
-            kept: Vec::new(),
+            originals: BTreeMap::new(),
         }
     }
 
@@ -62,12 +65,21 @@ impl Collector {
         self
     }
 
+    /// Compares the windows that come next with what the original network has there.
+    pub(in crate::quant) fn against(&mut self, originals: BTreeMap<String, Vec<f32>>) {
+        self.originals = originals;
+    }
+
     /// What was found, by activation.
     pub(in crate::quant) fn finish(self) -> Result<BTreeMap<String, Inputs>> {
         let finish = |(name, of): (String, Sums)| {
             let gram = of.gram.iter().map(|&it| it as f32).collect();
             let mean = of.sums.iter().map(|it| (it / of.tokens as f64) as f32);
             let inputs = Inputs::new(&name, of.tokens, gram, mean.collect(), of.greatest)?;
+            let inputs = match of.drift.is_empty() {
+                true => inputs,
+                false => inputs.with_drift(of.drift.iter().map(|&it| it as f32).collect())?,
+            };
             Ok((name, inputs))
         };
         self.found.into_iter().map(finish).collect()
@@ -80,22 +92,23 @@ impl Hook for Collector {
             return Ok(());
         }
         let (isa, team) = (self.engine.isa, self.engine.team.as_ref());
-        let (length, left_out) = self.window;
-        let mut values: &[f32] = values;
-        if left_out > 0 {
-            self.kept.clear();
-            for window in values.chunks(length * columns) {
-                self.kept.extend_from_slice(&window[left_out * columns..]);
-            }
-            values = &self.kept;
-        }
+        let values = &*kept(values, columns, self.window);
         let sums = self.found.entry(name.to_owned()).or_insert_with(|| Sums {
             columns,
             tokens: 0,
             gram: vec![0.0; columns * (columns + 1) / 2],
             sums: vec![0.0; columns],
             greatest: vec![0.0; columns],
+            drift: Vec::new(),
         });
+        let original = self.originals.get(name);
+        let original = original.map(|it| kept(it, columns, self.window));
+        if let Some(original) = original
+            && original.len() == values.len()
+        {
+            sums.drift.resize(columns * columns, 0.0);
+            super::drift::add(&original, values, columns, &mut sums.drift);
+        }
         self.scratch.clear();
         self.scratch.resize(columns * columns, 0.0);
         gram_at(isa, self.element, values, columns, &mut self.scratch, team);
@@ -123,6 +136,16 @@ impl Hook for Collector {
         );
         sums.tokens += values.len() / sums.columns;
         Ok(())
+    }
+}
+
+/// `values` (T, `columns`) of windows of `length` tokens without the first `left_out` of each.
+fn kept(values: &[f32], columns: usize, (length, left_out): (usize, usize)) -> Cow<'_, [f32]> {
+    match left_out {
+        0 => Cow::Borrowed(values),
+        _ => (values.chunks(length * columns))
+            .flat_map(|window| window.iter().skip(left_out * columns).copied())
+            .collect(),
     }
 }
 

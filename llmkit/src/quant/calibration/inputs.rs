@@ -21,13 +21,15 @@ const ENERGY_ROWS: usize = 192;
 /// What is known of the inputs of a layer. Cloning is cheap.
 #[derive(Clone, PartialEq)]
 pub struct Inputs {
-    name: String,
-    columns: usize,
-    tokens: usize,
+    pub(super) name: String,
+    pub(super) columns: usize,
+    pub(super) tokens: usize,
     /// Lower triangle of G = Σ x·xᵀ, row after row.
     gram: Arc<Vec<f32>>,
     mean_abs: Arc<Vec<f32>>,
     max_abs: Arc<Vec<f32>>,
+    /// Σ (x̃ − x)·xᵀ (K, K), x̃ being the input of the original network where x is that of a changed one.
+    pub(super) drift: Option<Arc<Vec<f32>>>,
 }
 
 impl Inputs {
@@ -64,6 +66,7 @@ impl Inputs {
             gram: Arc::new(gram),
             mean_abs: Arc::new(mean_abs),
             max_abs: Arc::new(max_abs),
+            drift: None,
         };
         inputs.check()?;
         Ok(inputs)

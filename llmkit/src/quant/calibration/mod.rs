@@ -24,10 +24,13 @@ use sha2::{Digest, Sha256};
 
 mod cache;
 mod collect;
+mod drift;
 mod inputs;
 mod samples;
+mod turned;
 
 pub(super) use collect::Collector;
+pub(super) use drift::Recorder;
 pub use inputs::Inputs;
 pub use samples::Samples;
 

@@ -47,6 +47,7 @@ impl Integers {
     /// [`Error::Argument`] if the format is not one of integers in whole groups, or not of one of these widths.
     pub fn of(name: &str, matrix: &Quantized, widths: &[u32]) -> Result<Integers> {
         let format = matrix.format();
+        matrix.check_plain(name)?;
         let (bits, columns) = (format.code_bits(), matrix.cols());
         let is = |other: Result<String>| other.is_ok_and(|it| it == format.name());
         let granularity = format.granularity();

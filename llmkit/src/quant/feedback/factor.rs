@@ -7,6 +7,7 @@
 //! Computed from the Cholesky factor of the matrix with rows and columns in reverse order, by inverting the triangle: H itself is
 //! not inverted.
 
+use crate::kernels::update::{Rows, update_at};
 use crate::kernels::{Isa, Team};
 use crate::linalg::cholesky;
 use crate::quant::{Damping, Inputs};
@@ -14,6 +15,8 @@ use crate::{Error, Result};
 
 /// Damping that is tried first where none was asked for and none was not enough.
 const LEAST: f64 = 1e-6;
+/// Rows of P that a thread takes at a time.
+const ROWS: usize = 48;
 /// Damping beyond which a Hessian says nothing any more.
 const MOST: f64 = 1e6;
 
@@ -24,6 +27,8 @@ pub(in crate::quant) struct Factor {
     pub order: Vec<usize>,
     /// T (K, K), row-major; only what is right of the diagonal is defined.
     pub feedback: Vec<f64>,
+    /// 1/D.
+    pub pivots: Vec<f64>,
     pub damping: Damping,
     /// Channels that were never active.
     pub dead: usize,
@@ -79,6 +84,7 @@ impl Factor {
             }
         }
         let mut feedback = cholesky::reversed_inverse(&matrix, k, isa, team);
+        let pivots = (0..k).map(|i| feedback[i * k + i].powi(2)).collect();
         team.each(feedback.chunks_mut(k), &|i, row| {
             let own = row[i];
             row[i..].iter_mut().for_each(|it| *it /= own);
@@ -86,8 +92,56 @@ impl Factor {
         Ok(Factor {
             order,
             feedback,
+            pivots,
             damping: tried,
             dead,
         })
+    }
+
+    /// P with Pᵢⱼ = Σ_R Dᵢᵣ·[(H_RR + λ·I)⁻¹]ᵣⱼ over the columns R after i, D being [`Inputs::drift`]: what columns j > i do about each unit of
+    /// weight in column i, whose input is not what it was. H_RR⁻¹ is T_RRᵀ·D⁻¹·T_RR, so P = ((D·Tᵀ) masked to what is right of the diagonal,
+    /// columns times 1/D)·T. Cost: 4·K³/3 flops.
+    pub fn drift(&self, inputs: &Inputs) -> Option<Vec<f64>> {
+        let k = inputs.columns();
+        inputs.drift(0, 0)?;
+        let at = |i: usize, j: usize| match i.cmp(&j) {
+            std::cmp::Ordering::Less => self.feedback[i * k + j],
+            std::cmp::Ordering::Equal => 1.0,
+            std::cmp::Ordering::Greater => 0.0,
+        };
+        let (mut t, mut transposed) = (vec![0.0; k * k], vec![0.0; k * k]);
+        for i in 0..k {
+            for j in i..k {
+                (t[i * k + j], transposed[j * k + i]) = (at(i, j), at(i, j));
+            }
+        }
+        let mut out = vec![0.0; k * k];
+        let isa = Isa::best();
+        Team::global().each(out.chunks_mut(ROWS * k), &|part, out| {
+            let first = part * ROWS;
+            let (rows, left) = (out.len() / k, k - first);
+            let mut own = Vec::with_capacity(rows * left);
+            for row in first..first + rows {
+                let column = |j: &usize| inputs.drift(self.order[row], *j).unwrap_or(0.0);
+                own.extend(self.order[first..].iter().map(column));
+            }
+            let square = |values| Rows { values, stride: k };
+            let whole = |values| Rows {
+                values,
+                stride: left,
+            };
+            let sizes = (rows, left, left);
+            let mut middle = vec![0.0; rows * left];
+            let right = square(&transposed[first * k + first..]);
+            update_at(isa, whole(&own), right, sizes, &mut middle, left);
+            for (row, values) in middle.chunks_exact_mut(left).enumerate() {
+                for (j, value) in values.iter_mut().enumerate() {
+                    *value *= if j > row { self.pivots[first + j] } else { 0.0 };
+                }
+            }
+            let right = square(&t[first * k + first..]);
+            update_at(isa, whole(&middle), right, sizes, &mut out[first..], k);
+        });
+        Some(out)
     }
 }

@@ -24,7 +24,7 @@ mod tests;
 pub(super) use factor::Factor;
 
 use super::format::{Format, Granularity, Grid, Whole};
-use super::{Applied, Matrix, Quantized};
+use super::{Applied, Matrix, Quantized, ranges};
 use crate::kernels::update::{Rows, update_at};
 use crate::kernels::{Isa, Team};
 use crate::{Error, Result, interrupt};
@@ -42,6 +42,8 @@ pub enum Grids {
     Reached,
     /// Before anything is rounded, to the weights as they were ("static groups").
     Before,
+    /// Before, with the range cut to where the squared error of rounding to nearest is least.
+    Searched,
 }
 
 /// A matrix on its way into a format.
@@ -50,7 +52,9 @@ pub(super) struct Sweep<'a> {
     pub format: &'a dyn Format,
     pub factor: &'a Factor,
     pub grids: Grids,
-    /// Columns in a block; the result does not depend on it.
+    /// What columns do about inputs that are not what they were, [`Factor::drift`].
+    pub drift: Option<&'a [f64]>,
+    /// Columns in a block, but for those of whole vectors; the result does not depend on it.
     pub block: usize,
 }
 
@@ -74,6 +78,7 @@ impl<'a> Sweep<'a> {
             format,
             factor,
             grids,
+            drift: None,
             block: BLOCK,
         }
     }
@@ -98,19 +103,19 @@ impl<'a> Sweep<'a> {
         let is_natural = self.factor.order.iter().copied().eq(0..cols);
         let groups = cols.div_ceil(self.group());
         let is_tensor = self.format.granularity() == Granularity::Tensor;
-        let is_before = self.grids == Grids::Before || groups == 1;
-        if !is_before && !is_natural {
+        let is_before = self.grids != Grids::Reached || groups == 1;
+        if (!is_before || self.format.vector() > 1) && !is_natural {
             let got = "columns in another order";
             return Err(Error::argument(
                 "grids",
-                "fitted before where columns are reordered",
+                "fitted before where columns are reordered, and weights that are rounded one by one",
                 got,
             ));
         }
         let blocks = self.format.granularity().blocks(rows, cols);
         let mut grids = match is_before {
             true => (blocks.enumerate())
-                .map(|(index, block)| self.format.fit(&whole, index, &self.weights.data()[block]))
+                .map(|(index, block)| self.fit(&whole, index, &self.weights.data()[block]))
                 .collect::<Result<Vec<Grid>>>()?,
             false => vec![Grid(Vec::new()); blocks.len()],
         };
@@ -150,6 +155,25 @@ impl<'a> Sweep<'a> {
         Ok(quantized.applying(applied))
     }
 
+    /// The grid of a block before anything is rounded.
+    fn fit(&self, whole: &Whole, index: usize, block: &[f32]) -> Result<Grid> {
+        let grid = self.format.fit(whole, index, block)?;
+        if self.grids != Grids::Searched {
+            return Ok(grid);
+        }
+        let mut codes = vec![0; block.len()];
+        self.format.round(&grid, 0, block, &mut codes);
+        ranges::search(self.format, (whole, index), block, (grid, 1), &mut codes)
+    }
+
+    /// Columns that are rounded at once, from `at` on.
+    fn vector(&self, at: usize) -> usize {
+        match self.format.vector() {
+            usize::MAX => self.group().min(self.weights.cols() - at),
+            vector => vector,
+        }
+    }
+
     /// The sweep over all columns of some rows; how many weights were beyond their grid, if the format can tell.
     fn some_rows(&self, part: Part<'_>, whole: &Whole, is_before: bool) -> Result<Option<usize>> {
         interrupt::check("error feedback")?;
@@ -164,14 +188,33 @@ impl<'a> Sweep<'a> {
         let mut weights: Vec<f64> = (original.chunks_exact(cols))
             .flat_map(|row| order.iter().map(|&column| f64::from(row[column])))
             .collect();
-        let bound = |grid: &Grid| format.max_error(grid, &[]);
+        let is_vector = format.vector() > 1;
+        let bound = |grid: &Grid| match is_vector {
+            true => 0.0,
+            false => format.max_error(grid, &[]),
+        };
         let mut bounds: Vec<f64> = match is_before {
             true => part.grids.iter().map(bound).collect(),
             false => vec![0.0; rows * groups],
         };
         let (mut clipped, mut is_known) = (0, true);
-        // −δ of the columns of a block.
-        let mut errors = vec![0.0; rows * self.block];
+        // −δ of the columns of a block, of whole vectors.
+        let width = match format.vector() {
+            usize::MAX => group,
+            vector => self.block.next_multiple_of(vector),
+        };
+        let mut errors = vec![0.0; rows * width];
+        // Weights of the columns of a block as they were when it was their turn.
+        let mut turns = vec![
+            0.0;
+            if self.drift.is_some() {
+                rows * width
+            } else {
+                0
+            }
+        ];
+        // Values of the vector that is being rounded, row by row.
+        let mut ahead = vec![0.0; if is_vector { rows * width } else { 0 }];
         let mut start = 0;
         while start < cols {
             // A group that is fitted when it is reached begins a block.
@@ -180,7 +223,10 @@ impl<'a> Sweep<'a> {
             } else {
                 (start / group + 1) * group
             };
-            let end = cols.min(start + self.block).min(next);
+            let end = match format.vector() {
+                usize::MAX => start + self.vector(start),
+                _ => cols.min(start + width).min(next),
+            };
             if !is_before && start.is_multiple_of(group) {
                 for row in 0..rows {
                     let of_group = start..cols.min(start + group);
@@ -195,35 +241,64 @@ impl<'a> Sweep<'a> {
             for i in start..end {
                 let column = order[i];
                 let own = &feedback[i * cols..][i + 1..end];
+                let vector = self.vector(i);
+                if is_vector && (i % group).is_multiple_of(format.vector().min(group)) {
+                    for row in 0..rows {
+                        let now = weights[row * cols..][i..i + vector].iter();
+                        let now: Vec<f32> = now.map(|&w| w as f32).collect();
+                        check_finite(&now, format)?;
+                        let codes = &mut part.codes[row * cols..][i..i + vector];
+                        let values = &mut ahead[row * width + i - start..][..vector];
+                        let grid = &part.grids[row * groups + i / group];
+                        format.round(grid, i % group, &now, codes);
+                        format.values(grid, i % group, codes, values);
+                    }
+                }
                 for row in 0..rows {
                     let now = &mut weights[row * cols..][i..end];
                     let (grid, rounded) = (row * groups + column / group, [now[0] as f32]);
                     check_finite(&rounded, format)?;
-                    let (mut code, mut value) = ([0], [0.0]);
-                    format.round(&part.grids[grid], column % group, &rounded, &mut code);
-                    format.values(&part.grids[grid], column % group, &code, &mut value);
-                    part.codes[row * cols + column] = code[0];
-                    let value = f64::from(value[0]);
+                    let value = if is_vector {
+                        f64::from(ahead[row * width + i - start])
+                    } else {
+                        let (mut code, mut value) = ([0], [0.0]);
+                        format.round(&part.grids[grid], column % group, &rounded, &mut code);
+                        format.values(&part.grids[grid], column % group, &code, &mut value);
+                        part.codes[row * cols + column] = code[0];
+                        f64::from(value[0])
+                    };
                     clipped += usize::from((f64::from(rounded[0]) - value).abs() > bounds[grid]);
                     is_known &= bounds[grid] > 0.0;
                     let minus = value - now[0];
-                    errors[row * self.block + i - start] = minus;
+                    errors[row * width + i - start] = minus;
+                    let turn = now[0];
                     for (weight, t) in now[1..].iter_mut().zip(own) {
                         *weight += minus * t;
+                    }
+                    if let Some(drift) = self.drift {
+                        turns[row * width + i - start] = turn;
+                        let own = &drift[i * cols..][i + 1..end];
+                        for (weight, p) in now[1..].iter_mut().zip(own) {
+                            *weight += turn * p;
+                        }
                     }
                 }
             }
             if end < cols {
-                let errors = Rows {
-                    values: &errors,
-                    stride: self.block,
-                };
-                let right = Rows {
-                    values: &feedback[start * cols + end..],
-                    stride: cols,
-                };
                 let sizes = (rows, end - start, cols - end);
-                update_at(isa, errors, right, sizes, &mut weights[end..], cols);
+                let pairs = [(&errors, Some(&feedback[..])), (&turns, self.drift)];
+                for (left, right) in pairs {
+                    let Some(right) = right else { continue };
+                    let left = Rows {
+                        values: left,
+                        stride: width,
+                    };
+                    let right = Rows {
+                        values: &right[start * cols + end..],
+                        stride: cols,
+                    };
+                    update_at(isa, left, right, sizes, &mut weights[end..], cols);
+                }
             }
             start = end;
         }

@@ -136,6 +136,11 @@ impl Format for E8p {
         Grid(vec![f16::from_bits(from.grids.pull(16) as u16).to_f32()])
     }
 
+    fn named(&self, name: &str) -> Result<Option<AnyFormat>> {
+        let granularity = name.strip_prefix("e8p-").and_then(Granularity::named);
+        granularity.map(|it| Ok(E8p::new(it)?.shared())).transpose()
+    }
+
     fn shared(&self) -> AnyFormat {
         AnyFormat::new(*self)
     }

@@ -3,7 +3,7 @@
 //! w ≈ (d·sⱼ)·(q − o) − dₘ·mⱼ, with what each type has of it; stored block by block, byte for byte as llama.cpp does. The
 //! codecs, their layouts and searches are [`numeric::ggml`](crate::numeric::ggml).
 //!
-//! Source: llama.cpp, `ggml-quants.c`, the encoders without an importance matrix; k-quants are of I. Kawrakow
+//! Source: llama.cpp, `ggml-quants.c`, the encoders without an importance matrix and, for methods that have one, with; k-quants are of I. Kawrakow
 //! (llama.cpp #1684), ternary types of F. Couture-Harpin (llama.cpp #8151).
 //!
 //! Cost: two passes for the types of 32, about 20 passes of searching for k-quants and IQ4_NL; 4.5 bits a weight for
@@ -40,7 +40,10 @@ impl Ggml {
     }
 
     fn parts(self, block: &[f32]) -> Result<Parts> {
-        let parts = self.0.quantize(block);
+        self.finite(self.0.quantize(block))
+    }
+
+    fn finite(self, parts: Parts) -> Result<Parts> {
         match parts.params.iter().find(|param| !param.is_finite()) {
             None => Ok(parts),
             Some(param) => Err(Error::argument(
@@ -140,6 +143,20 @@ impl Format for Ggml {
         let parts = self.parts(block)?;
         codes.copy_from_slice(&parts.codes);
         Ok(Grid(parts.params))
+    }
+
+    fn encode_weighted(
+        &self,
+        block: &[f32],
+        importance: &[f32],
+        power: f32,
+        codes: &mut [u8],
+    ) -> Option<Result<Grid>> {
+        let parts = self.finite(self.0.quantize_weighted(block, importance, power));
+        Some(parts.map(|parts| {
+            codes.copy_from_slice(&parts.codes);
+            Grid(parts.params)
+        }))
     }
 
     fn max_error(&self, grid: &Grid, block: &[f32]) -> f64 {

@@ -133,6 +133,11 @@ impl Format for IntAffine {
         Grid(vec![scale, zero])
     }
 
+    fn with_zero(&self, grid: &Grid, zero: f64) -> Option<Grid> {
+        let zero = zero.round().clamp(0.0, f64::from(self.steps()));
+        Some(Grid(vec![params(grid)[0], zero as f32]))
+    }
+
     fn named(&self, name: &str) -> Result<Option<AnyFormat>> {
         let Some((bits, granularity)) = width_and_granularity(name, "int", "affine") else {
             return Ok(None);

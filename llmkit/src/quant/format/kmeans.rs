@@ -4,7 +4,7 @@
 //! compare, from Lloyd's; both are [`numeric::kmeans`](crate::numeric::kmeans).
 //!
 //! Source: S. Kim et al., *SqueezeLLM: Dense-and-Sparse Quantization* (arXiv 2306.07629), section 4.1, a codebook for each
-//! output channel; there weighted by sensitivity, which is a method's business and not in this fit.
+//! output channel; there weighted by sensitivity, which is the business of a method ([`SqueezeLlm`](crate::quant::method::SqueezeLlm)).
 //!
 //! Cost: sorting and O(2ᵇ·n·log n) for a block of n; b + 16·2ᵇ/n bits a weight.
 //!
@@ -54,6 +54,25 @@ impl KMeans {
     }
 }
 
+impl KMeans {
+    /// The points of least error, each weight's counting as `importance` says.
+    fn points(&self, block: &[f32], importance: Option<&[f32]>) -> Result<Grid> {
+        let count = 1 << self.bits;
+        let points = match self.seed {
+            None => kmeans::optimal(block, importance, count),
+            Some(seed) => kmeans::lloyd(block, importance, count, seed),
+        };
+        let mut points: Vec<f32> = points.iter().map(|&x| f16::from_f64(x).to_f32()).collect();
+        if let Some(point) = points.iter().find(|point| !point.is_finite()) {
+            let name = format!("point of {}", self.name());
+            return Err(Error::argument(name, "one that an f16 can hold", point));
+        }
+        let last = points.last().copied().unwrap_or(0.0);
+        points.resize(count, last);
+        Ok(Grid(points))
+    }
+}
+
 impl Format for KMeans {
     fn name(&self) -> String {
         let kind = self
@@ -71,19 +90,11 @@ impl Format for KMeans {
     }
 
     fn fit(&self, _whole: &Whole, _index: usize, block: &[f32]) -> Result<Grid> {
-        let count = 1 << self.bits;
-        let points = match self.seed {
-            None => kmeans::optimal(block, None, count),
-            Some(seed) => kmeans::lloyd(block, None, count, seed),
-        };
-        let mut points: Vec<f32> = points.iter().map(|&x| f16::from_f64(x).to_f32()).collect();
-        if let Some(point) = points.iter().find(|point| !point.is_finite()) {
-            let name = format!("point of {}", self.name());
-            return Err(Error::argument(name, "one that an f16 can hold", point));
-        }
-        let last = points.last().copied().unwrap_or(0.0);
-        points.resize(count, last);
-        Ok(Grid(points))
+        self.points(block, None)
+    }
+
+    fn fit_weighted(&self, block: &[f32], importance: &[f32]) -> Option<Result<Grid>> {
+        Some(self.points(block, Some(importance)))
     }
 
     fn round(&self, grid: &Grid, _at: usize, weights: &[f32], codes: &mut [u8]) {

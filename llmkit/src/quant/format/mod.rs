@@ -38,6 +38,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+pub(super) use super::granularity::width_and_granularity;
 pub use super::granularity::{Blocks, Granularity};
 pub use super::stored::{Load, Store};
 use crate::quant::Matrix;
@@ -46,6 +47,7 @@ use crate::{Error, Result};
 pub mod e8p;
 pub mod ggml;
 pub mod int_affine;
+pub mod int_float_zero;
 pub mod int_symmetric;
 pub mod kmeans;
 pub mod minifloat;
@@ -59,6 +61,7 @@ pub mod trellis;
 pub use e8p::E8p;
 pub use ggml::Ggml;
 pub use int_affine::IntAffine;
+pub use int_float_zero::IntFloatZero;
 pub use int_symmetric::IntSymmetric;
 pub use kmeans::KMeans;
 pub use minifloat::Minifloat;
@@ -147,6 +150,22 @@ pub trait Format: fmt::Debug + Send + Sync {
         Ok(grid)
     }
 
+    /// [`encode`](Format::encode) with errors of columns as `importance` says, where authors have one; `power`: mean square of the row.
+    fn encode_weighted(
+        &self,
+        _block: &[f32],
+        _importance: &[f32],
+        _power: f32,
+        _codes: &mut [u8],
+    ) -> Option<Result<Grid>> {
+        None
+    }
+
+    /// [`fit`](Format::fit) where the errors of columns count as `importance` says, for formats whose points are learned.
+    fn fit_weighted(&self, _block: &[f32], _importance: &[f32]) -> Option<Result<Grid>> {
+        None
+    }
+
     /// The largest error that rounding can make on the `block` that `grid` was fitted to: half the widest gap between
     /// points, plus what storing the grid in few bits costs at its ends. Derived in each format's own file; `block` is
     /// looked at only by formats that cut off what lies beyond their points.
@@ -184,6 +203,11 @@ pub trait Format: fmt::Debug + Send + Sync {
 
     /// z, if the value of every code is `grid[0] · (code − z)` and the grid nothing else: what the kernels for integers multiply with.
     fn zero_point(&self) -> Option<u8> {
+        None
+    }
+
+    /// The grid with the zero-point that can be stored nearest to `zero`, if values are `grid[0] · (code − grid[1])`.
+    fn with_zero(&self, _grid: &Grid, _zero: f64) -> Option<Grid> {
         None
     }
 
@@ -269,20 +293,6 @@ pub fn named(name: &str) -> Result<AnyFormat> {
     Err(Error::argument("format", expected, name))
 }
 
-/// Width and granularity of a name like `int4-affine-g64`, with `kind` between the two.
-pub(super) fn width_and_granularity(
-    name: &str,
-    prefix: &str,
-    kind: &str,
-) -> Option<(u32, Granularity)> {
-    let (width, granularity) = name.strip_prefix(prefix)?.split_once('-')?;
-    let granularity = match kind {
-        "" => granularity,
-        kind => granularity.strip_prefix(kind)?.strip_prefix('-')?,
-    };
-    Some((width.parse().ok()?, Granularity::named(granularity)?))
-}
-
 /// A row of [`all`]: the file's name and a sample of the formats in it, spanning its widths and granularities.
 #[derive(Debug, Clone, Copy)]
 pub struct Family {
@@ -306,6 +316,10 @@ pub fn all() -> Vec<Family> {
         Family {
             name: "int_affine",
             members: int_affine::members,
+        },
+        Family {
+            name: "int_float_zero",
+            members: int_float_zero::members,
         },
         Family {
             name: "int_symmetric",
@@ -361,6 +375,8 @@ mod tests {
             ("nf4-double-tensor", "nf4-double-tensor"),
             ("kmeans3-g192", "kmeans3-g192"),
             ("ternary-g32", "ternary-g32"),
+            ("e8p-g96", "e8p-g96"),
+            ("trellis2-3inst-l12-g96", "trellis2-3inst-l12-g96"),
             ("fp4-e2m1-g64", "fp4-e2m1-g64"),
             ("fp8-e4m3-g64", "fp8-e4m3-g64"),
             ("mxfp4-e2m1", "mxfp4-e2m1"),

@@ -141,6 +141,30 @@ impl Format for Trellis {
         Grid(vec![f16::from_bits(from.grids.pull(16) as u16).to_f32()])
     }
 
+    fn named(&self, name: &str) -> Result<Option<AnyFormat>> {
+        let parts: Option<[&str; 4]> = (name.strip_prefix("trellis"))
+            .and_then(|rest| rest.split('-').collect::<Vec<_>>().try_into().ok());
+        let Some([code_bits, hash, state_bits, granularity]) = parts else {
+            return Ok(None);
+        };
+        let hash = match hash {
+            "1mac" => Hash::OneMac,
+            "3inst" => Hash::ThreeInst,
+            _ => return Ok(None),
+        };
+        let state_bits = state_bits.strip_prefix('l').and_then(|it| it.parse().ok());
+        let (Ok(code_bits), Some(state_bits), Some(granularity)) = (
+            code_bits.parse(),
+            state_bits,
+            Granularity::named(granularity),
+        ) else {
+            return Ok(None);
+        };
+        Ok(Some(
+            Trellis::new(code_bits, state_bits, hash, granularity)?.shared(),
+        ))
+    }
+
     fn shared(&self) -> AnyFormat {
         AnyFormat::new(self.clone())
     }

@@ -16,11 +16,9 @@
 
 use super::Method;
 use crate::quant::calibration::Inputs;
-use crate::quant::{Applied, Format, Grid, Matrix, Quantized};
+use crate::quant::ranges::{CUTS, cut, search};
+use crate::quant::{Applied, Format, Matrix, Quantized};
 use crate::{Error, Result, interrupt};
-
-/// Cuts that are tried below the whole range.
-const CUTS: usize = 16;
 
 /// Where ranges are cut.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,13 +29,6 @@ pub enum Clip {
     Percentile(f64),
 }
 
-impl Clip {
-    /// The weights of a block cut to a share of its range, or at a percentile.
-    fn cut(block: &[f32], low: f32, high: f32) -> Vec<f32> {
-        block.iter().map(|w| w.clamp(low, high)).collect()
-    }
-}
-
 /// The `share` quantile of magnitudes, interpolated.
 fn quantile(block: &[f32], share: f64) -> f32 {
     let mut sorted: Vec<f32> = block.iter().map(|w| w.abs()).collect();
@@ -46,13 +37,6 @@ fn quantile(block: &[f32], share: f64) -> f32 {
     let (below, part) = (at as usize, at.fract());
     let above = (below + 1).min(sorted.len() - 1);
     (f64::from(sorted[below]) * (1.0 - part) + f64::from(sorted[above]) * part) as f32
-}
-
-fn squared_error(format: &dyn Format, grid: &Grid, block: &[f32], codes: &[u8]) -> f64 {
-    let mut values = vec![0.0; block.len()];
-    format.values(grid, 0, codes, &mut values);
-    let errors = block.iter().zip(&values).map(|(w, v)| f64::from(w - v));
-    errors.map(|error| error * error).sum()
 }
 
 impl Method for Clip {
@@ -100,32 +84,16 @@ impl Method for Clip {
             interrupt::check("round with clipping")?;
             let block = &weights.data()[range.clone()];
             let codes = &mut codes[range];
-            let (mut best, first) = match self {
+            let (grid, first) = match self {
                 Clip::Mse => (format.encode(&whole, index, block, codes)?, 1),
                 Clip::Percentile(p) => {
                     let end = quantile(block, p / 100.0);
-                    let grid = format.fit(&whole, index, &Clip::cut(block, -end, end))?;
+                    let grid = format.fit(&whole, index, &cut(block, -end, end))?;
                     format.round(&grid, 0, block, codes);
                     (grid, CUTS + 1)
                 }
             };
-            let mut least = squared_error(format, &best, block, codes);
-            let ends = (block.iter()).fold((0f32, 0f32), |(lo, hi), &w| (lo.min(w), hi.max(w)));
-            let mut tried = vec![0; block.len()];
-            for cut in first..=CUTS {
-                if least == 0.0 {
-                    break;
-                }
-                let share = 1.0 - cut as f32 / (2 * CUTS) as f32;
-                let cut = Clip::cut(block, share * ends.0, share * ends.1);
-                let grid = format.fit(&whole, index, &cut)?;
-                format.round(&grid, 0, block, &mut tried);
-                let error = squared_error(format, &grid, block, &tried);
-                if error < least {
-                    (least, best) = (error, grid);
-                    codes.copy_from_slice(&tried);
-                }
-            }
+            let best = search(format, (&whole, index), block, (grid, first), codes)?;
             let bound = format.max_error(&best, &[]);
             let mut values = vec![0.0; block.len()];
             format.values(&best, 0, codes, &mut values);

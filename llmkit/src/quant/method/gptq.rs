@@ -91,8 +91,7 @@ pub(super) fn check_vector(method: &dyn Method, format: &dyn Format) -> Result<(
         1 => Ok(()),
         vector => {
             let what = format!("{} with {}", method.name(), format.name());
-            let expected =
-                "a format that rounds weights one by one, as an error is fed back after each";
+            let expected = "a format that rounds weights one by one, as the method decides for each on its own";
             let got = match vector {
                 usize::MAX => "one that rounds a block at once".to_owned(),
                 vector => format!("one that rounds {vector} at once"),
@@ -108,7 +107,10 @@ impl Method for Gptq {
         match (self.order, self.grids) {
             (Order::Activation, _) => name += "-act-order",
             (Order::Natural, Grids::Before) => name += "-static",
-            (Order::Natural, Grids::Reached) => {}
+            (Order::Natural, Grids::Reached | Grids::Searched) => {}
+        }
+        if self.grids == Grids::Searched {
+            name += "-mse";
         }
         if self.damping != Gptq::default().damping {
             name += &format!("-damp{}", self.damping);
@@ -135,7 +137,8 @@ impl Method for Gptq {
         let factor = Factor::new(inputs, columns(self.order, inputs), self.damping)?;
         let grids = match self.order {
             Order::Natural => self.grids,
-            Order::Activation => Grids::Before,
+            Order::Activation if self.grids == Grids::Reached => Grids::Before,
+            Order::Activation => self.grids,
         };
         Sweep::new(weights, format, &factor, grids).run(Applied::by(self.name()))
     }
@@ -155,6 +158,14 @@ impl Method for Gptq {
                 ..found
             },
             "-act-order" => Gptq::ACT_ORDER,
+            "-mse" => Gptq {
+                grids: Grids::Searched,
+                ..found
+            },
+            "-act-order-mse" => Gptq {
+                grids: Grids::Searched,
+                ..Gptq::ACT_ORDER
+            },
             _ => return None,
         };
         found.damping = damping;
@@ -202,6 +213,13 @@ mod tests {
                     ..Gptq::default()
                 },
                 "gptq-static-damp0.00001",
+            ),
+            (
+                Gptq {
+                    grids: Grids::Searched,
+                    ..Gptq::ACT_ORDER
+                },
+                "gptq-act-order-mse",
             ),
         ];
         for (method, name) in all {

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use super::activations::{self, Base, RoundedInputs, Scales};
 use super::judge::judge;
 use super::low_rank::LowRank;
+use super::original::Original;
 use super::packed::packed;
 use super::percentile::percentiles;
 use super::prepare::{Prepared, prepare};
@@ -78,6 +79,8 @@ struct Walk {
     element: Element,
     /// The residual stream of each batch of windows.
     states: Vec<Vec<f32>>,
+    /// Beside it the original, if a method compares with that.
+    original: Option<Original>,
 }
 
 /// A quantized model with all that belongs to it.
@@ -127,6 +130,13 @@ impl Job {
         }
         for scheme in recipe.schemes() {
             scheme.method.check(scheme.format.as_ref())?;
+            if scheme.method.needs_drift() && recipe.sequence == Sequence::Once {
+                return Err(Error::argument(
+                    format!("statistics for {}", scheme.method.name()),
+                    "a recipe with sequential or true-sequential, in which inputs drift",
+                    "those of the original network, collected once",
+                ));
+            }
         }
         let names: Vec<String> = (0..model.config.layers)
             .flat_map(linear_names)
@@ -328,7 +338,8 @@ impl Job {
         };
         let samples = calibration.samples().clone();
         if self.walk.is_none() {
-            self.walk = Some(Walk::new(&self.model, &samples)?);
+            let drifts = self.recipe.schemes().any(|it| it.method.needs_drift());
+            self.walk = Some(Walk::new(&self.model, &samples, drifts)?);
         }
         // Replaced at the end alone: an interrupted layer starts again from the network before it.
         let Some(walk) = &self.walk else {
@@ -346,8 +357,12 @@ impl Job {
                 let wanted = wanted.clone();
                 move |name: &str| wanted.iter().any(|it| it == name)
             };
-            let mut collector = Collector::new(&network.engine, walk.element, wants).of(&samples);
-            for (windows, state) in batches(&samples).zip(&walk.states) {
+            let mut collector =
+                Collector::new(&network.engine, walk.element, wants.clone()).of(&samples);
+            for (at, (windows, state)) in batches(&samples).zip(&walk.states).enumerate() {
+                if let Some(original) = &walk.original {
+                    collector.against(original.record(n, (at, windows), &wants)?);
+                }
                 let mut stores: Vec<_> = windows.iter().map(|_| network.store()).collect();
                 let mut x = state.clone();
                 let mut pieces = pieces(windows, &mut stores);
@@ -378,10 +393,13 @@ impl Job {
             states.push(x);
         }
         let element = walk.element;
+        let original = walk.original.as_ref();
+        let original = original.map(|it| it.after(n, &samples)).transpose()?;
         self.walk = Some(Walk {
             network,
             element,
             states,
+            original,
         });
         Ok(done)
     }
@@ -457,7 +475,7 @@ impl Job {
 
 impl Walk {
     /// At the embeddings.
-    fn new(model: &Model, samples: &Samples) -> Result<Walk> {
+    fn new(model: &Model, samples: &Samples, drifts: bool) -> Result<Walk> {
         let element = fast_element(model);
         let network = match element {
             Element::F32 => model.network().clone(),
@@ -467,8 +485,9 @@ impl Walk {
             let mut stores: Vec<_> = windows.iter().map(|_| network.store()).collect();
             network.embed(&pieces(windows, &mut stores))
         };
-        let states = batches(samples).map(embed).collect::<Result<_>>()?;
+        let states: Vec<_> = batches(samples).map(embed).collect::<Result<_>>()?;
         Ok(Walk {
+            original: drifts.then(|| Original::new(&network, &states)),
             network,
             element,
             states,

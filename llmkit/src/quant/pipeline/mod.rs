@@ -25,6 +25,7 @@ mod activations;
 mod job;
 mod judge;
 mod low_rank;
+mod original;
 mod packed;
 mod percentile;
 mod prepare;

@@ -6,9 +6,10 @@ use crate::kernels::integer::{CHUNK, IntPanels};
 use crate::model::linear::Integer;
 use crate::quant::{Granularity, Quantized};
 
-/// The matrix as the kernel for integers has it; [`None`] where codes are no integers with one scale for a group of whole chunks of
+/// The matrix as the kernel for integers has it; [`None`] where more than codes and scales is stored, or codes are no integers with one scale for a group of whole chunks of
 /// 32 columns.
 pub fn packed(quantized: &Quantized) -> Option<Integer> {
+    quantized.check_plain("packed").ok()?;
     let zero = quantized.format().zero_point()?;
     let (rows, cols) = (quantized.rows(), quantized.cols());
     let group = match quantized.format().granularity() {

@@ -327,10 +327,38 @@ fn sequences_see_what_is_quantized_so_far() -> Result<()> {
     Ok(())
 }
 
+/// What GPTAQ compares with is the original network: the inputs of the first matrices have not drifted, those that come later have.
+#[test]
+fn drift_begins_where_something_is_quantized() -> Result<()> {
+    let (model, calibration) = calibrated();
+    let run = |text: &str| -> Result<Vec<Vec<u8>>> {
+        let mut job = Job::new(&model, &text.parse()?, Some(&calibration))?;
+        job.run()?;
+        Ok(job.done.iter().map(|done| done.quantized.codes()).collect())
+    };
+    let same = |a: &[Vec<u8>], b: &[Vec<u8>]| a.iter().zip(b).take_while(|(a, b)| a == b).count();
+    for (sequence, first) in [("sequential", 7), ("true-sequential", 3)] {
+        let ours = run(&format!("{sequence},gptaq:int2-g16"))?;
+        let theirs = run(&format!("{sequence},gptq:int2-g16"))?;
+        assert_eq!(same(&ours, &theirs), first, "{sequence}");
+        // Planted: no weight on the drift.
+        let none = run(&format!("{sequence},gptaq-alpha0:int2-g16"))?;
+        assert_eq!(none, theirs, "{sequence}");
+    }
+    let recipe: Recipe = "gptaq:int2-g16".parse()?;
+    let refused = Job::new(&model, &recipe, Some(&calibration)).err();
+    let says = refused.map_or(String::new(), |error| error.to_string());
+    assert!(
+        says.contains("gptaq") && says.contains("sequential"),
+        "{says}"
+    );
+    Ok(())
+}
+
 #[test]
 fn an_interrupted_job_goes_on_where_it_was() -> Result<()> {
     let (model, calibration) = calibrated();
-    for text in ["gptq:int3-g16", "true-sequential,gptq:int3-g16"] {
+    for text in ["gptq:int3-g16", "true-sequential,gptaq:int3-g16"] {
         let recipe: Recipe = text.parse()?;
         let (_, whole) = quantize(&model, &recipe, Some(&calibration))?;
         let mut job = Job::new(&model, &recipe, Some(&calibration))?;

@@ -1,0 +1,75 @@
+//! What is known of inputs, in turned coordinates.
+
+use super::Inputs;
+use crate::Result;
+use crate::quant::aside::{Rotation, down};
+
+impl Inputs {
+    /// Of x·Q: QᵀGQ exactly (in f64), and bounds for the rest: magnitudes of a sum are not known from those of its terms. The mean |x·Q| of
+    /// a channel is at most the root of its mean square, which is what stands there; so is the greatest, by the sum of all greatest.
+    pub(in crate::quant) fn turned(&self, rotation: &Rotation) -> Result<Inputs> {
+        let k = self.columns();
+        let mut gram = vec![0f64; k * k];
+        let mut triangle = self.triangle().iter();
+        for i in 0..k {
+            for j in 0..=i {
+                let value = triangle.next().copied().map_or(0.0, f64::from);
+                (gram[i * k + j], gram[j * k + i]) = (value, value);
+            }
+        }
+        gram.chunks_exact_mut(k).for_each(|row| rotation.apply(row));
+        down(&mut gram, k, |column| rotation.apply(column));
+        let mut lower = Vec::with_capacity(k * (k + 1) / 2);
+        for i in 0..k {
+            lower.extend(gram[i * k..][..i].iter().map(|&it| it as f32));
+            // A channel that is never active may be below zero by rounding.
+            lower.push(gram[i * k + i].max(0.0) as f32);
+        }
+        let tokens = self.tokens() as f64;
+        let mean = |i: usize| (gram[i * k + i].max(0.0) / tokens).sqrt() as f32;
+        let most: f32 = self.max_abs().iter().sum();
+        let means = (0..k).map(mean).collect();
+        let turned = Inputs::new(self.name(), self.tokens(), lower, means, vec![most; k])?;
+        let Some(drift) = self.drift_sums() else {
+            return Ok(turned);
+        };
+        let mut drift: Vec<f64> = drift.iter().map(|&it| f64::from(it)).collect();
+        drift
+            .chunks_exact_mut(k)
+            .for_each(|row| rotation.apply(row));
+        down(&mut drift, k, |column| rotation.apply(column));
+        turned.with_drift(drift.iter().map(|&it| it as f32).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::samples;
+
+    #[test]
+    fn statistics_are_those_of_turned_inputs() -> Result<()> {
+        let columns = 44;
+        let mut x = samples::correlated(60, columns, 3);
+        let inputs = Inputs::of_samples("x", &x, columns)?;
+        for block in [None, Some(8)] {
+            let rotation = Rotation::new(columns, block, Some(4))?;
+            let turned = inputs.turned(&rotation)?;
+            x.chunks_mut(columns).for_each(|row| rotation.apply(row));
+            let expected = Inputs::of_samples("x", &x, columns)?;
+            let greatest = (0..columns)
+                .map(|i| expected.hessian(i, i))
+                .fold(0.0, f64::max);
+            for i in 0..columns {
+                for j in 0..=i {
+                    let off = turned.hessian(i, j) - expected.hessian(i, j);
+                    assert!(off.abs() < 1e-5 * greatest, "{i} {j}");
+                }
+                assert!(turned.mean_abs()[i] >= expected.mean_abs()[i] * 0.9999);
+                assert!(turned.max_abs()[i] >= expected.max_abs()[i]);
+            }
+            x.chunks_mut(columns).for_each(|row| rotation.invert(row));
+        }
+        Ok(())
+    }
+}
