@@ -11,7 +11,7 @@
 //!
 //! Cost: GPTQ and as much again for the sweep; 4·K³/3 flops for P; 2·T·K² for D, and a second forward pass of the calibration.
 //!
-//! **Where we differ.** α = 1, as the paper derives it; its code has 0.25 (`gptaq-alpha0.25`). What is right of a block is corrected with the
+//! **Where we differ.** α = 0.25 as in the authors' code; the paper derives 1 (`gptaq-alpha1`), which ruined the model we tried it on. What is right of a block is corrected with the
 //! weight as it was at its turn, as inside the block; the code takes the rounded one there. It needs a recipe with `sequential`.
 
 use super::gptq::{Order, check_vector, columns};
@@ -34,7 +34,7 @@ impl Default for Gptaq {
     fn default() -> Gptaq {
         Gptaq {
             order: Order::Natural,
-            alpha: 1.0,
+            alpha: 0.25,
         }
     }
 }
@@ -171,7 +171,11 @@ mod tests {
             Nf4::new(Granularity::Group(40))?.shared(),
         ];
         for format in &formats {
-            for (ours, theirs) in [("gptaq", "gptq"), ("gptaq-act-order", "gptq-act-order")] {
+            for (ours, theirs) in [
+                ("gptaq-alpha1", "gptq"),
+                ("gptaq-act-order-alpha1", "gptq-act-order"),
+                ("gptaq", "gptq"),
+            ] {
                 let (_, _, none) = drifted(columns, 0.0)?;
                 let choose = |name: &str, inputs: &Inputs| {
                     named(name)?.choose(&weights, format.as_ref(), Some(inputs))
@@ -185,7 +189,9 @@ mod tests {
                     Ok(loss(&weights, &found, &original, &changed))
                 };
                 let (a, b) = (lost(ours)?, lost(theirs)?);
-                assert!(a < 0.9 * b, "{} {ours}: {a}, {theirs} {b}", format.name());
+                // A quarter of the correction makes up for less.
+                let most = if ours.ends_with("alpha1") { 0.9 } else { 1.0 };
+                assert!(a < most * b, "{} {ours}: {a}, {theirs} {b}", format.name());
             }
         }
         Ok(())
@@ -249,7 +255,7 @@ mod tests {
         for name in [
             "gptaq",
             "gptaq-act-order",
-            "gptaq-alpha0.25",
+            "gptaq-alpha1",
             "gptaq-act-order-alpha0.5",
         ] {
             assert_eq!(named(name)?.name(), name);
