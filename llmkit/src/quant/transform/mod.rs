@@ -56,6 +56,11 @@ pub trait Transform: fmt::Debug + Send + Sync {
         true
     }
 
+    /// Whether all it does is in the weights, so that a file can hold it; no for what the network has to do on its way.
+    fn is_in_weights(&self) -> bool {
+        true
+    }
+
     /// Changes `parts`, of which `statistics` were collected.
     ///
     /// # Errors
