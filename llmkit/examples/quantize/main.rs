@@ -52,7 +52,7 @@ struct Options {
     /// Replace what is there already
     #[arg(long, requires = "out")]
     force: bool,
-    /// Text to measure each layer's errors on, a corpus or a file: 8 windows of it
+    /// Text to measure each layer's errors on, a corpus or a file: 4 windows of it
     #[arg(long, value_name = "CORPUS|FILE")]
     judge: Option<String>,
     /// Text to score: a corpus or a file
