@@ -11,6 +11,7 @@ use llmkit::eval::Protocol;
 use llmkit::model::Model;
 use llmkit::model::blocks::BlockType;
 use llmkit::quant::export::{Layout, Matrices, Types, Written, check_recipe, export, replace};
+use llmkit::quant::pipeline::Grid;
 use llmkit::quant::{Calibration, Finished, Job, Recipe, Report, Samples};
 use llmkit::{Error, Result, hub, interrupt};
 use serde_json::{Value, json};
@@ -67,6 +68,9 @@ struct Options {
     /// Whether to score the original and the results
     #[arg(long)]
     score: bool,
+    /// Judges all recipes alike instead: divergence, perplexity and bytes on --chunks windows, one row each, kept in the cache
+    #[arg(long, conflicts_with_all = ["out", "score", "judge"])]
+    grid: bool,
     /// Shows every matrix
     #[arg(long)]
     matrices: bool,
@@ -130,6 +134,9 @@ fn run(options: &Options) -> Result<()> {
             start.elapsed().as_secs_f64()
         ));
     }
+    if options.grid {
+        return grid(options, &model, calibration.as_ref());
+    }
     let judge = match &options.judge {
         Some(name) => Some(Samples::of_corpus(
             &model,
@@ -189,6 +196,37 @@ fn run(options: &Options) -> Result<()> {
         say(&out.to_string())?;
     }
     Ok(())
+}
+
+/// All recipes on one text.
+fn grid(options: &Options, model: &Model, calibration: Option<&Calibration>) -> Result<()> {
+    let text = hub::corpus(&options.corpus)?.text()?;
+    let start = Instant::now();
+    let mut grid = Grid::new(model, calibration, &text, options.protocol, options.chunks)?;
+    if options.fresh {
+        grid = grid.fresh();
+    }
+    grid.run(&options.recipe)?;
+    if options.json {
+        let rows = json!({ "model": model.provenance.to_string(), "cells": grid.cells() });
+        return say(&rows.to_string());
+    }
+    for it in grid.cells() {
+        say(&format!(
+            "{:50} KL {:.4e} nats, perplexity {:.4} (original {:.4}), {:.1} MB of {:.1}, {} tokens as {}; {:.1} s + {:.1} s",
+            it.recipe,
+            it.kl,
+            it.perplexity,
+            it.original_perplexity,
+            it.bytes as f64 / 1e6,
+            it.model_bytes as f64 / 1e6,
+            it.tokens,
+            it.runs_as,
+            it.quantize_s,
+            it.judge_s,
+        ))?;
+    }
+    say(&format!("{:.1} s in all", start.elapsed().as_secs_f64()))
 }
 
 /// What cannot be is said before anything is loaded; where to write, if anywhere.
