@@ -83,12 +83,17 @@ impl EvalArgs {
 /// # Errors
 /// If it cannot be built or started.
 pub fn command(place: &Place, args: &EvalArgs) -> Result<bool> {
+    example(place, "eval", args.words())
+}
+
+/// Builds the library's example `name` if it is stale and runs it with `words` in the caller's directory.
+pub fn example(place: &Place, name: &str, words: Vec<OsString>) -> Result<bool> {
     let here = std::env::current_dir().context("the working directory is gone")?;
-    let example = place.build_dir().join("debug/examples/eval");
+    let example = place.build_dir().join("debug/examples").join(name);
     let mut build = cargo::command(place, "build");
     // With the features that notebooks use, so that the library is compiled once for both.
     build.args(["--locked", "--package", "llmkit", "--features", "notebook"]);
-    build.args(["--example", "eval"]);
+    build.args(["--example", name]);
     if example.exists() {
         // The first build takes minutes and says what it does; later ones take a moment.
         build.arg("--quiet");
@@ -97,7 +102,7 @@ pub fn command(place: &Place, args: &EvalArgs) -> Result<bool> {
         return Ok(false);
     }
     let status = std::process::Command::new(&example)
-        .args(args.words())
+        .args(words)
         .current_dir(here)
         .status()
         .with_context(|| format!("start {}", example.display()))?;

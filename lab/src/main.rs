@@ -15,6 +15,7 @@ mod open;
 mod outputs;
 mod place;
 mod process;
+mod quantize;
 mod run;
 mod runner;
 mod say;
@@ -67,6 +68,8 @@ enum Action {
     Bench(bench::BenchArgs),
     /// Perplexity of a model on a text, and its divergence from a baseline
     Eval(eval::EvalArgs),
+    /// A model through a recipe into a file that others read; --list says what recipes are made of
+    Quantize(quantize::QuantizeArgs),
     /// List the recorded claims; --check measures the stale ones again
     Ledger(ledger::LedgerArgs),
 }
@@ -97,6 +100,7 @@ fn dispatch(cli: Cli) -> Result<bool> {
         Some(Action::New(args)) => new::command(&place, &args),
         Some(Action::Bench(args)) => bench::command(&place, &args),
         Some(Action::Eval(args)) => eval::command(&place, &args),
+        Some(Action::Quantize(args)) => quantize::command(&place, &args),
         Some(Action::Ledger(args)) => ledger::command(&place, &args),
     }
 }

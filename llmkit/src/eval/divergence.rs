@@ -41,7 +41,7 @@ pub struct Divergence {
 
 /// What is gathered of one model.
 #[derive(Default)]
-struct Gathered {
+pub(super) struct Gathered {
     kl: Vec<f64>,
     agrees: Vec<bool>,
     flips: Vec<bool>,
@@ -85,14 +85,7 @@ impl Divergence {
     ) -> Result<Vec<Divergence>> {
         let plan = Plan::new(protocol, baseline, text, max_windows)?;
         for model in models {
-            let vocabularies = (baseline.config.vocabulary, model.config.vocabulary);
-            let same = vocabularies.0 == vocabularies.1
-                && Plan::new(protocol, model, text, max_windows)?.tokens == plan.tokens;
-            if !same {
-                let expected = "a baseline with the model's tokenizer";
-                let got = format!("vocabularies of {} and {}", vocabularies.0, vocabularies.1);
-                return Err(Error::argument("models", expected, got));
-            }
+            check_same_tokens(&plan, baseline, model, text, max_windows)?;
         }
         let all: Vec<&Model> = [baseline].iter().chain(models).copied().collect();
         let mut of_baseline = Vec::new();
@@ -111,13 +104,7 @@ impl Divergence {
             progress.advance(1)?;
         }
         let units = plan.units(baseline, text, of_baseline.len())?;
-        let finish = |it: Gathered| Divergence {
-            kl: it.kl,
-            agrees: it.agrees,
-            flips: it.flips,
-            baseline: Perplexity::of(&plan, of_baseline.clone(), units),
-            model: Perplexity::of(&plan, it.nll, units),
-        };
+        let finish = |it: Gathered| it.finish(&plan, &of_baseline, units);
         Ok(gathered.into_iter().map(finish).collect())
     }
 
@@ -183,8 +170,19 @@ impl Divergence {
 }
 
 impl Gathered {
+    /// The result, beside the baseline's likelihoods.
+    pub(super) fn finish(self, plan: &Plan, of_baseline: &[f64], units: usize) -> Divergence {
+        Divergence {
+            kl: self.kl,
+            agrees: self.agrees,
+            flips: self.flips,
+            baseline: Perplexity::of(plan, of_baseline.to_vec(), units),
+            model: Perplexity::of(plan, self.nll, units),
+        }
+    }
+
     /// Adds rows of the model's logits `q` against the baseline's `p` and their log-normalisers.
-    fn compare(
+    pub(super) fn compare(
         &mut self,
         baseline: &Model,
         (p, of_p): (&[f32], &[f64]),
@@ -218,8 +216,29 @@ impl Gathered {
     }
 }
 
+/// Refuses a model that cuts the text into other tokens than the baseline's plan.
+pub(super) fn check_same_tokens(
+    plan: &Plan,
+    baseline: &Model,
+    model: &Model,
+    text: &str,
+    max_windows: usize,
+) -> Result<()> {
+    let vocabularies = (baseline.config.vocabulary, model.config.vocabulary);
+    let same = vocabularies.0 == vocabularies.1
+        && Plan::new(plan.protocol, model, text, max_windows)?.tokens == plan.tokens;
+    match same {
+        true => Ok(()),
+        false => {
+            let expected = "a baseline with the model's tokenizer";
+            let got = format!("vocabularies of {} and {}", vocabularies.0, vocabularies.1);
+            Err(Error::argument("models", expected, got))
+        }
+    }
+}
+
 /// −ln p of each target under its row of `logits` (T, V) with these log-normalisers.
-fn nlls(logits: &[f32], normalisers: &[f64], targets: &[u32]) -> Result<Vec<f64>> {
+pub(super) fn nlls(logits: &[f32], normalisers: &[f64], targets: &[u32]) -> Result<Vec<f64>> {
     let vocabulary = logits.len() / targets.len().max(1);
     let rows = logits.chunks_exact(vocabulary.max(1));
     rows.zip(normalisers)

@@ -2,6 +2,7 @@
 //!
 //! * [`protocols`] — which tokens are scored, after which context; [`perplexity`] — how surprised a model is by them;
 //! * [`divergence`] — how far a model is from a baseline, token by token;
+//! * [`baseline`] — a baseline that is run once for many models;
 //! * [`tasks`] — short questions with computed answers, judged by a [`scorer`];
 //! * [`floor`] — how far the baseline is from itself;
 //! * [`compare`] — better, worse, or a tie, and how much more text would tell; [`recovery`] — how much of a loss is made up for;
@@ -11,6 +12,7 @@
 //! * [`ledger`] — every verdict in one CSV file, each [`row`] with everything needed to repeat it.
 
 mod answers;
+pub mod baseline;
 pub mod claim;
 pub mod compare;
 mod display;
@@ -31,6 +33,7 @@ pub mod tasks;
 #[cfg(test)]
 mod tests;
 
+pub use baseline::Baseline;
 pub use claim::{Claim, Expected, Kind, Verdict};
 pub use compare::{Comparison, Outcome};
 pub use divergence::Divergence;

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use sha2::{Digest, Sha256};
+
 /// The commit of the checkout at `root`, 12 digits, with `-dirty` if tracked files other than outputs (`figures/`,
 /// `data/results/`) differ from it; empty outside a repository or without git.
 pub fn commit(root: &Path) -> String {
@@ -31,6 +33,32 @@ pub fn commit(root: &Path) -> String {
     match git(&status) {
         Some(changes) if changes.is_empty() => commit,
         _ => commit + "-dirty",
+    }
+}
+
+/// What the library's sources are: git's number of the folder `llmkit/src` of the checkout that this was built from, and that of what differs from
+/// it; empty without git. What was computed by other sources has another one.
+pub fn sources() -> String {
+    let git = |arguments: &[&str]| -> Option<Vec<u8>> {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+        let command = Command::new("git")
+            .arg("-C")
+            .arg(root)
+            .args(arguments)
+            .output();
+        command
+            .ok()
+            .filter(|it| it.status.success())
+            .map(|it| it.stdout)
+    };
+    let Some(tree) = git(&["rev-parse", "HEAD:./"]) else {
+        return String::new();
+    };
+    let tree = String::from_utf8_lossy(&tree).trim().to_owned();
+    match git(&["diff", "HEAD", "--", "."]) {
+        Some(changes) if changes.is_empty() => tree,
+        Some(changes) => format!("{tree}+{}", crate::hub::hex(&Sha256::digest(&changes))),
+        None => tree,
     }
 }
 

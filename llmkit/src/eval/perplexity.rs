@@ -236,53 +236,69 @@ impl Plan {
     }
 }
 
-/// Runs each model over a window and hands out the logits of scored positions, some rows at a time: for each model (rows, V), and
-/// the tokens they should predict.
+/// The states of a model (rows, K) from which the scored tokens of a window are predicted.
+pub(super) fn scored_states(model: &Model, tokens: &[u32], window: &Window) -> Result<Vec<f32>> {
+    let mut input = tokens[window.tokens.clone()].to_vec();
+    let bos = model.tokenizer.bos;
+    match (window.start, bos) {
+        (Start::Replaced, Some(bos)) => input[0] = bos,
+        (Start::Prefixed, bos) => {
+            let first = bos.or_else(|| model.tokenizer.ends.iter().min().copied());
+            input.insert(
+                0,
+                first.ok_or_else(|| {
+                    Error::argument("model", "a BOS or an end-of-text token", "neither")
+                })?,
+            );
+        }
+        _ => {}
+    }
+    let mut hidden = model.hidden(&input, model.network().store().as_mut())?;
+    // The hidden state that predicts position p is that of p − 1.
+    let shift = usize::from(window.start != Start::Prefixed);
+    let first = window.scored.start - window.tokens.start - shift;
+    hidden.truncate((first + window.scored.len()) * model.config.width);
+    hidden.drain(..first * model.config.width);
+    Ok(hidden)
+}
+
+/// Hands out the logits of scored positions, some rows at a time: for each model (rows, V), and the tokens they should predict;
+/// `states` are those of the models, one after the other.
+pub(super) fn each_part(
+    models: &[&Model],
+    states: &[&[f32]],
+    targets: &[u32],
+    mut see: impl FnMut(&[Vec<f32>], std::ops::Range<usize>) -> Result<()>,
+) -> Result<()> {
+    for start in (0..targets.len()).step_by(SLAB) {
+        let rows = start..targets.len().min(start + SLAB);
+        let logits = |(model, states): (&&Model, &&[f32])| {
+            let width = model.config.width;
+            let states = &states[rows.start * width..rows.end * width];
+            model.network().logits(states)
+        };
+        let logits: Vec<Vec<f32>> = models.iter().zip(states).map(logits).collect();
+        see(&logits, rows)?;
+    }
+    Ok(())
+}
+
+/// Runs each model over a window and hands out its logits as [`each_part`] does, with the tokens they should predict.
 pub(super) fn each_slab(
     models: &[&Model],
     tokens: &[u32],
     window: &Window,
     mut see: impl FnMut(&[Vec<f32>], &[u32]) -> Result<()>,
 ) -> Result<()> {
-    let hidden: Vec<Vec<f32>> = models
+    let states: Vec<Vec<f32>> = models
         .iter()
-        .map(|model| {
-            let mut input = tokens[window.tokens.clone()].to_vec();
-            let bos = model.tokenizer.bos;
-            match (window.start, bos) {
-                (Start::Replaced, Some(bos)) => input[0] = bos,
-                (Start::Prefixed, bos) => {
-                    let first = bos.or_else(|| model.tokenizer.ends.iter().min().copied());
-                    input.insert(
-                        0,
-                        first.ok_or_else(|| {
-                            Error::argument("model", "a BOS or an end-of-text token", "neither")
-                        })?,
-                    );
-                }
-                _ => {}
-            }
-            model.hidden(&input, model.network().store().as_mut())
-        })
+        .map(|model| scored_states(model, tokens, window))
         .collect::<Result<_>>()?;
-    // The hidden state that predicts position p is that of p − 1.
-    let shift = usize::from(window.start != Start::Prefixed);
-    let first = window.scored.start - window.tokens.start - shift;
-    for start in (0..window.scored.len()).step_by(SLAB) {
-        let rows = SLAB.min(window.scored.len() - start);
-        let logits: Vec<Vec<f32>> = models
-            .iter()
-            .zip(&hidden)
-            .map(|(model, hidden)| {
-                let width = model.config.width;
-                model
-                    .network()
-                    .logits(&hidden[(first + start) * width..][..rows * width])
-            })
-            .collect();
-        see(&logits, &tokens[window.scored.start + start..][..rows])?;
-    }
-    Ok(())
+    let states: Vec<&[f32]> = states.iter().map(Vec::as_slice).collect();
+    let targets = &tokens[window.scored.clone()];
+    each_part(models, &states, targets, |logits, rows| {
+        see(logits, &targets[rows])
+    })
 }
 
 /// −ln p of each target under its row of `logits` (T, V).

@@ -26,6 +26,15 @@ impl Llama {
         Arc::ptr_eq(&self.embedding, &self.head)
     }
 
+    /// What the head sees of a residual stream (T, K) that [`through`](Self::through) has taken to the end: the states of
+    /// [`hidden`](Self::hidden).
+    ///
+    /// # Errors
+    /// [`Error::Format`] if one is not finite.
+    pub fn normed(&self, x: &[f32]) -> Result<Vec<f32>> {
+        self.final_norm(x, None)
+    }
+
     /// Names of all matrices, in the order in which they are used.
     pub fn matrix_names(&self) -> Vec<String> {
         let layers = (0..self.layers.len())

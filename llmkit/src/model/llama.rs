@@ -303,7 +303,7 @@ impl Llama {
     }
 
     /// What the head sees of the residual stream `x` after the last layer.
-    fn final_norm(&self, x: &[f32], hook: Option<&mut dyn Hook>) -> Result<Vec<f32>> {
+    pub(super) fn final_norm(&self, x: &[f32], hook: Option<&mut dyn Hook>) -> Result<Vec<f32>> {
         let c = &self.config;
         let (isa, team) = (self.engine.isa, self.engine.team.as_ref());
         let mut normed = vec![0.0; x.len()];

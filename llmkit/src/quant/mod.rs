@@ -13,6 +13,7 @@
 //! | [`Quantized`] | the packed result; it knows its true size |
 //! | [`Calibration`], [`Inputs`] | what is known of the inputs of a model's layers |
 //! | [`quantize`], [`Recipe`], [`Report`] | a whole model, from one line of text |
+//! | [`attribution`](fn@attribution), [`Plan`], [`pipeline::Grid`] | which matrix broke it; mixed precision within a number of bytes; many recipes judged alike |
 //! | [`Parts`], [`Plain`] | a network's matrices and vectors in f64, to be worked on |
 //! | [`Statistics`], [`Collect`] | what is known of activations, channel by channel |
 //! | [`export`](mod@export) | models as files that others read: GGUF, Hugging Face folders |
@@ -78,8 +79,8 @@ pub use method::Method;
 pub use outliers::{Outliers, Peaks};
 pub use parts::{Parts, Plain};
 pub use pipeline::{
-    Activations, Correction, Finished, Job, Recipe, Report, Scheme, Sequence, quantize,
-    quantize_all,
+    Activations, Attribution, Correction, Finished, Job, Plan, Recipe, Report, Scheme, Sequence,
+    attribution, quantize, quantize_all,
 };
 pub use quantized::Quantized;
 pub use site::Site;

@@ -261,7 +261,8 @@ pub(super) fn in_bf16(network: &Llama) -> Result<Llama> {
     in_element(network, Element::Bf16, |name| name.starts_with("blk."))
 }
 
-/// The network with some of its matrices in this precision: in bf16 those that are f32, in f32 all that are not.
+/// The network with some of its matrices in this precision: in bf16 those that are f32 (a correction of low rank added to them, if there is
+/// one), in f32 all that are not.
 pub(super) fn in_element(
     network: &Llama,
     element: Element,
@@ -270,7 +271,12 @@ pub(super) fn in_element(
     let mut other = network.clone();
     for name in network.matrix_names().into_iter().filter(|it| wants(it)) {
         let linear = network.linear(&name)?;
-        if (linear.kind() == "f32") == (element == Element::F32) {
+        let kind = linear.kind();
+        let is_f32 = match element {
+            Element::F32 => kind == "f32",
+            Element::Bf16 => kind == "f32" || kind.starts_with("f32 + "),
+        };
+        if is_f32 == (element == Element::F32) {
             continue;
         }
         let (rows, columns) = linear.shape();

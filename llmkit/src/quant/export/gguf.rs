@@ -212,7 +212,7 @@ fn encode(name: &str, block: BlockType, values: &[f32]) -> Result<Vec<u8>> {
 }
 
 /// A quantized matrix in ggml's bytes.
-fn of_quantized<'a>(name: &str, matrix: &'a Quantized) -> Result<(Entry<'a>, Tensor)> {
+pub(super) fn of_quantized<'a>(name: &str, matrix: &'a Quantized) -> Result<(Entry<'a>, Tensor)> {
     matrix.check_plain(name)?;
     let format = matrix.format();
     let own = GgmlType::ALL

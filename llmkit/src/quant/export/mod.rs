@@ -15,6 +15,7 @@
 //! A network that rotates activations on its way ([`Llama::with_ffn_rotation`](crate::model::Llama::with_ffn_rotation)) is refused: no
 //! file of these can say that.
 
+mod ahead;
 mod compressed;
 mod folder;
 mod gguf;
@@ -29,6 +30,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub use ahead::{check_recipe, replace};
 pub use gguf::Types;
 pub use import::{Imported, import};
 

@@ -9,9 +9,11 @@
 //! ```
 //! each over ‖W·x‖². Both networks go through the windows side by side, layer by layer: memory does not grow with the text.
 //!
-//! Cost: two forward passes without the head, and four products with every matrix.
+//! Cost: two forward passes without the head, and four products with every matrix: as much as six passes, in the precision of the networks.
 
 use std::collections::BTreeMap;
+
+use rayon::prelude::*;
 
 use crate::kernels::dense::Into;
 use crate::model::linear::Input;
@@ -20,6 +22,9 @@ use crate::progress::Progress;
 use crate::quant::Samples;
 use crate::quant::calibration::{activation_of, batches, linear_names, pieces};
 use crate::{Error, Result};
+
+/// Outputs whose errors are added by one thread.
+const PIECE: usize = 1 << 14;
 
 /// What one matrix loses; shares of the power of its outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -129,11 +134,16 @@ fn add(
         Ok(out)
     };
     let exact = product(original, clean)?;
+    // In pieces of fixed length, so that the sum has the same bits on any number of threads.
     let distance = |other: &[f32]| -> f64 {
-        let pairs = exact.iter().zip(other);
-        pairs
-            .map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2))
-            .sum()
+        let pieces = exact.par_chunks(PIECE).zip(other.par_chunks(PIECE));
+        let of = |(a, b): (&[f32], &[f32])| -> f64 {
+            let pairs = a.iter().zip(b);
+            pairs
+                .map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2))
+                .sum()
+        };
+        pieces.map(of).collect::<Vec<f64>>().iter().sum()
     };
     sums.signal += exact.iter().map(|it| f64::from(*it).powi(2)).sum::<f64>();
     sums.injected += distance(&product(quantized, clean)?);

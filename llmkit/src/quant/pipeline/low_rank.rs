@@ -200,7 +200,8 @@ impl LowRank {
             base,
             a: Dense::new(Element::F32, &self.a(), self.columns),
             b: Dense::new(Element::F32, &self.b(), self.rank),
-            factors: self.clone(),
+            factors: (self.a(), self.b()),
+            rank: self.rank,
         }
     }
 }
@@ -389,7 +390,9 @@ pub struct Corrected {
     base: Arc<dyn Linear>,
     a: Dense,
     b: Dense,
-    factors: LowRank,
+    /// A and B row by row.
+    factors: (Vec<f32>, Vec<f32>),
+    rank: usize,
 }
 
 impl Linear for Corrected {
@@ -398,31 +401,28 @@ impl Linear for Corrected {
     }
 
     fn kind(&self) -> String {
-        format!("{} + rank {}", self.base.kind(), self.factors.rank)
+        format!("{} + rank {}", self.base.kind(), self.rank)
     }
 
     fn bytes(&self) -> usize {
-        self.base.bytes() + self.a.bytes() + self.b.bytes()
+        let rows = size_of_val(self.factors.0.as_slice()) + size_of_val(self.factors.1.as_slice());
+        self.base.bytes() + self.a.bytes() + self.b.bytes() + rows
     }
 
     fn row(&self, n: usize, out: &mut [f32]) {
         self.base.row(n, out);
-        let rank = self.factors.rank;
-        let b: Vec<f32> = (self.factors.b[n * rank..][..rank].iter())
-            .map(|it| it.to_f32())
-            .collect();
-        let a = self.factors.a();
-        add_rows(&a, &b, out);
+        let (a, b) = &self.factors;
+        add_rows(a, &b[n * self.rank..][..self.rank], out);
     }
 
     fn forward(&self, x: &Input<'_>, into: Into, out: &mut [f32], engine: &Engine) {
         self.base.forward(x, into, out, engine);
-        if self.factors.rank == 0 {
+        if self.rank == 0 {
             return;
         }
-        let mut thin = vec![0.0; x.values.len() / x.columns * self.factors.rank];
+        let mut thin = vec![0.0; x.values.len() / x.columns * self.rank];
         self.a.forward(x, Into::Replace, &mut thin, engine);
-        let thin = Input::new(&thin, self.factors.rank, engine);
+        let thin = Input::new(&thin, self.rank, engine);
         self.b.forward(&thin, Into::Add, out, engine);
     }
 }

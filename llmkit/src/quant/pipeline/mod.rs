@@ -20,14 +20,20 @@
 //!
 //! A [`Job`] can be interrupted and goes on with the transform or the layer it was at. [`Finished::judge`] measures the result on text that the
 //! methods did not see.
+//! [`Attribution`] says which matrix broke the model, [`Plan`] gives each matrix its own scheme within a number of bytes, [`Grid`] judges many
+//! recipes alike.
 
 mod activations;
+mod attribution;
+mod grid;
 mod job;
+mod json;
 mod judge;
 mod low_rank;
 mod original;
 mod packed;
 mod percentile;
+mod plan;
 mod prepare;
 mod recipe;
 mod report;
@@ -35,10 +41,13 @@ mod report;
 mod tests;
 
 pub use activations::{Activations, Base, RoundedInputs, Scales, outliers};
+pub use attribution::{Attribution, attribution};
+pub use grid::{Cell, Grid};
 pub use job::{Finished, Job};
 pub use judge::Judged;
 pub use low_rank::{Corrected, Correction, LowRank, Weighing};
 pub use packed::packed;
+pub use plan::{Choice, Plan, cheapest};
 pub use prepare::{Equivalence, Prepared};
 pub use recipe::{Recipe, Scheme, Sequence};
 pub use report::{Layer, Report};

@@ -1,7 +1,7 @@
 //! Changes of a network that leave its function the same and make its weights, or its activations, easier to round.
 //!
 //! A transform sees a network's [`Parts`] and [`Statistics`] of its activations; what comes out is a network again, which any
-//! [`Method`](super::Method) quantizes into any [`Format`](super::Format). Transforms follow each other; statistics
+//! [`Method`](super::Method) quantizes into any [`Format`]. Transforms follow each other; statistics
 //! are those of the network that a transform is given, so they are collected anew in between where it needs some.
 //!
 //! A new transform is one new file and two lines here: `pub mod x;` and a row in [`all`]. The contract tests
@@ -56,11 +56,16 @@ pub trait Transform: fmt::Debug + Send + Sync {
         true
     }
 
+    /// Whether all it does is in the weights, so that a file can hold it; no for what the network has to do on its way.
+    fn is_in_weights(&self) -> bool {
+        true
+    }
+
     /// Changes `parts`, of which `statistics` were collected.
     ///
     /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) with the reason where it is not defined for such a network,
-    /// [`Error::NotFound`](crate::Error::NotFound) where statistics are missing, [`Error::Interrupted`](crate::Error::Interrupted).
+    /// [`Error::Argument`] with the reason where it is not defined for such a network,
+    /// [`Error::NotFound`] where statistics are missing, [`Error::Interrupted`].
     /// `parts` may then be changed in some places and not in others.
     fn apply(&self, parts: &mut dyn Parts, statistics: &Statistics) -> Result<Report>;
 

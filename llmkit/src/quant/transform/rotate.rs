@@ -81,6 +81,10 @@ impl Transform for Rotate {
         false
     }
 
+    fn is_in_weights(&self) -> bool {
+        !self.online
+    }
+
     fn apply(&self, parts: &mut dyn Parts, _: &Statistics) -> Result<Report> {
         let config = parts.config().clone();
         // All that can fail fails before anything is changed.

@@ -3,7 +3,7 @@
 use super::*;
 
 /// A model of one layer of width 256 in a GGUF file: rows of 256 but in ffn_down, whose rows are of 96.
-fn gguf_model(path: &Path, block: BlockType) -> Model {
+pub(super) fn gguf_model(path: &Path, block: BlockType) -> Model {
     let mut pairs = Pairs::default();
     pairs.set_text("general.architecture", "llama");
     for (key, value) in [

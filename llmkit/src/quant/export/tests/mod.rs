@@ -2,6 +2,7 @@
 
 mod folders;
 mod gguf;
+mod recipes;
 
 use std::collections::BTreeMap;
 use std::path::Path;
