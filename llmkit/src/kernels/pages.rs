@@ -2,7 +2,7 @@
 //!
 //! A decoded token reads every weight once. With pages of 4 KiB the processor looks up some 30,000 addresses on the way and its
 //! prefetch ends at each; with pages of 2 MiB, some 60. Linux gives them for regions of that size that ask (`madvise`), and one
-//! matrix is smaller: so matrices lie one behind the other in regions of [`REGION`] bytes. A region lives as long as anything in it.
+//! matrix is smaller: so matrices lie one behind the other in regions of 16 MiB. A region lives as long as anything in it.
 //! Elsewhere, and where the system has none to give, it is memory like any other.
 
 #![allow(unsafe_code)]
@@ -27,7 +27,7 @@ const ALIGN: usize = 64;
 /// Types of which all bytes zero is a value, and which need no dropping.
 ///
 /// # Safety
-/// Both must hold, and the alignment must divide [`ALIGN`].
+/// Both must hold, and the alignment must divide 64.
 pub unsafe trait Zeroable: Copy + Send + Sync {
     /// The value of which all bytes are zero.
     const ZERO: Self;

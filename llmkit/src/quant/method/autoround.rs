@@ -7,7 +7,7 @@
 //! Source: W. Cheng et al., *Optimize Weight Rounding via Signed Gradient Descent for the Quantization of LLMs* (arXiv 2309.05516),
 //! section 3, and its code (github.com/intel/auto-round): 200 rounds at a rate of 1/200 that falls to nothing, the best round kept.
 //!
-//! Cost: [`learn`](mod@super::super::learn), 2·N·K² flops a round.
+//! Cost (see `quant/learn`): 2·N·K² flops a round.
 //!
 //! **Where we differ.** The loss is that of one matrix's outputs with the inputs' second moments, not of a transformer block's outputs on
 //! eight samples at a time: it needs no samples and its gradient is no estimate. Each row keeps its own best round. Any format of one

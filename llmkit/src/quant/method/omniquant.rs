@@ -6,7 +6,7 @@
 //! Source: W. Shao et al., *OmniQuant: Omnidirectionally Calibrated Quantization for Large Language Models* (arXiv 2308.13137),
 //! section 3.2; start and optimizer of its code (github.com/OpenGVLab/OmniQuant).
 //!
-//! Cost: [`learn`](mod@super::super::learn), 2·N·K² flops a round.
+//! Cost (see `quant/learn`): 2·N·K² flops a round.
 //!
 //! **Where we differ.** One matrix at a time and its outputs' error, not a transformer block's; 100 rounds at a rate of 0.05 on the exact
 //! gradient, the authors take 2,560 at 0.01 on samples. Each row keeps its best round, rounding to nearest being the first. The other half of
