@@ -46,7 +46,7 @@ pub enum Errors {
 /// let format = IntFloatZero::new(3, Granularity::Channel)?;
 /// let off = |method: &dyn Method| -> llmkit::Result<usize> {
 ///     let found = method.quantize(&weights, &format)?.decode()?;
-///     Ok(found.data().iter().zip(weights.data()).filter(|(a, b)| (*a - *b).abs() > 0.01).count())
+///     Ok(found.data().iter().zip(weights.data()).filter(|(a, b)| (*a - *b).abs() > 0.1).count())
 /// };
 /// assert_eq!((off(&Rtn)?, off(&Hqq::default())?), (5, 2));
 /// # Ok::<(), llmkit::Error>(())
