@@ -42,8 +42,8 @@ impl Count {
 /// One thing to be checked.
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    /// A cargo command: its arguments, and options handed to rustdoc.
-    Cargo(&'static [&'static str]),
+    /// A cargo command: its arguments, with single spaces between.
+    Cargo(&'static str),
     Setup,
     Doctor,
     Notebooks,
@@ -55,136 +55,62 @@ enum Step {
 const STEPS: &[(&str, Step)] = &[
     (
         "format",
-        Step::Cargo(&[
-            "fmt",
-            "--check",
-            "-p",
-            "llmkit",
-            "-p",
-            "llmkit-lab",
-            "-p",
-            "llmkit-kernel",
-            "-p",
-            "llmkit-prelude",
-        ]),
+        Step::Cargo("fmt --check -p llmkit -p llmkit-lab -p llmkit-kernel -p llmkit-prelude"),
     ),
     (
         "clippy llmkit",
-        Step::Cargo(&[
-            "clippy",
-            "--locked",
-            "-p",
-            "llmkit",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]),
+        Step::Cargo("clippy --locked -p llmkit --all-targets -- -D warnings"),
     ),
     (
         "clippy llmkit with notebook",
-        Step::Cargo(&[
-            "clippy",
-            "--locked",
-            "-p",
-            "llmkit",
-            "--features",
-            "notebook",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]),
+        Step::Cargo("clippy --locked -p llmkit --features notebook --all-targets -- -D warnings"),
     ),
     (
         "clippy lab",
-        Step::Cargo(&[
-            "clippy",
-            "--locked",
-            "-p",
-            "llmkit-lab",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]),
+        Step::Cargo("clippy --locked -p llmkit-lab --all-targets -- -D warnings"),
     ),
     (
         "clippy kernel",
-        Step::Cargo(&[
-            "clippy",
-            "--locked",
-            "-p",
-            "llmkit-kernel",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]),
+        Step::Cargo("clippy --locked -p llmkit-kernel --all-targets -- -D warnings"),
     ),
     (
         "clippy prelude",
-        Step::Cargo(&[
-            "clippy",
-            "--locked",
-            "-p",
-            "llmkit-prelude",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]),
+        Step::Cargo("clippy --locked -p llmkit-prelude --all-targets -- -D warnings"),
     ),
     (
         "documentation llmkit",
-        Step::Cargo(&[
-            "doc",
-            "--locked",
-            "--no-deps",
-            "-p",
-            "llmkit",
-            "--features",
-            "notebook",
-        ]),
+        Step::Cargo("doc --locked --no-deps -p llmkit --features notebook"),
     ),
     (
         "documentation lab",
-        Step::Cargo(&["doc", "--locked", "--no-deps", "-p", "llmkit-lab"]),
+        Step::Cargo("doc --locked --no-deps -p llmkit-lab"),
     ),
     (
         "documentation kernel",
-        Step::Cargo(&["doc", "--locked", "--no-deps", "-p", "llmkit-kernel"]),
+        Step::Cargo("doc --locked --no-deps -p llmkit-kernel"),
     ),
     (
         "documentation prelude",
-        Step::Cargo(&["doc", "--locked", "--no-deps", "-p", "llmkit-prelude"]),
+        Step::Cargo("doc --locked --no-deps -p llmkit-prelude"),
     ),
     (
         "tests llmkit",
-        Step::Cargo(&[
-            "test",
-            "--locked",
-            "--no-fail-fast",
-            "-p",
-            "llmkit",
-            "--features",
-            "notebook",
-        ]),
+        Step::Cargo("test --locked --no-fail-fast -p llmkit --features notebook"),
     ),
     (
         "tests prelude",
-        Step::Cargo(&["test", "--locked", "--no-fail-fast", "-p", "llmkit-prelude"]),
+        Step::Cargo("test --locked --no-fail-fast -p llmkit-prelude"),
     ),
     (
         "tests lab",
-        Step::Cargo(&["test", "--locked", "--no-fail-fast", "-p", "llmkit-lab"]),
+        Step::Cargo("test --locked --no-fail-fast -p llmkit-lab"),
     ),
     ("scaffold", Step::Scaffold),
     ("setup", Step::Setup),
     ("doctor", Step::Doctor),
     (
         "tests kernel",
-        Step::Cargo(&["test", "--locked", "--no-fail-fast", "-p", "llmkit-kernel"]),
+        Step::Cargo("test --locked --no-fail-fast -p llmkit-kernel"),
     ),
     ("notebooks", Step::Notebooks),
     ("strictness", Step::Strict),
@@ -263,10 +189,10 @@ fn choose(only: &[String]) -> Result<Vec<(&'static str, Step)>> {
 fn perform(place: &Place, step: Step, count: &mut Count) -> Result<bool> {
     match step {
         Step::Cargo(args) => {
-            let (subcommand, args) = args.split_first().context("an empty step")?;
+            let (subcommand, args) = args.split_once(' ').context("an empty step")?;
             let mut command = cargo::command(place, subcommand);
-            command.args(args);
-            if *subcommand == "doc" {
+            command.args(args.split(' '));
+            if subcommand == "doc" {
                 command.env("RUSTDOCFLAGS", with_flag("RUSTDOCFLAGS", "-Dwarnings"));
             }
             stream(&mut command, &mut std::io::stdout(), count)

@@ -1,27 +1,19 @@
 //! One evaluator: evcxr's context, the process that runs cells, and what we make of its frames.
 
-use std::io::Write;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use evcxr::{CommandContext, EvalContext, EvalOutputs};
 use serde_json::Value;
 
-use crate::child::{self, Frame};
-use crate::display::{self, Bundle, PROGRESS_MIME};
+use crate::child;
+use crate::display::{self, Bundle};
 use crate::explain::{folded, headline, lines_in_cell, short};
-
-const BEGIN_MIME: &str = "application/vnd.llmkit.begin+json";
-const PANIC_MIME: &str = "application/vnd.llmkit.panic+json";
-const ERROR_MIME: &str = "application/vnd.llmkit.error-line+json";
-
-/// A display that nothing follows for this long is shown without waiting for the end of the cell.
-const DISPLAY_PAUSE: Duration = Duration::from_millis(50);
-/// How long a cell may take to obey the stop button before its process is ended.
-pub const GRACE: Duration = Duration::from_millis(1500);
+use crate::interrupt::{Interrupter, Running};
+use crate::running::{Cell, Shared, collect, locked};
 
 /// What a running cell produces, in order.
 #[derive(Debug)]
@@ -48,91 +40,6 @@ pub struct Failure {
 /// Where a running cell's events go; returns when there is none to take them.
 pub type Sink = Box<dyn Fn(Event) + Send>;
 
-/// What the collector thread knows of the running cell.
-#[derive(Default)]
-struct Cell {
-    sink: Option<Sink>,
-    bundle: Bundle,
-    bundle_since: Option<Instant>,
-    /// Text on stderr not yet shown: if the cell fails, it is the error message.
-    held: Option<(String, Instant)>,
-    last_stderr: String,
-    has_begun: bool,
-    panicked: bool,
-    panic: Option<Value>,
-    returned_error: bool,
-    error_line: Option<u64>,
-    exited: Option<String>,
-}
-
-type Shared = Arc<Mutex<Cell>>;
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Reaches the running cell from other threads.
-#[derive(Clone)]
-pub struct Interrupter {
-    proxy: Arc<Mutex<Option<UnixStream>>>,
-    process: Arc<Mutex<std::process::Child>>,
-    cell: Shared,
-    /// The cell being executed, if any, and whether the stop button was pressed in it.
-    running: Arc<Mutex<Option<Running>>>,
-}
-
-struct Running {
-    number: u64,
-    is_interrupted: bool,
-    is_killed: bool,
-}
-
-impl Interrupter {
-    /// The stop button: asks the running cell to stop and, if it does not within [`GRACE`], ends its process.
-    pub fn interrupt(&self) {
-        let number = match locked(&self.running).as_mut() {
-            Some(running) => {
-                running.is_interrupted = true;
-                running.number
-            }
-            None => return,
-        };
-        self.send(child::INTERRUPT);
-        let this = self.clone();
-        std::thread::spawn(move || {
-            let mut waited = Instant::now();
-            loop {
-                std::thread::sleep(Duration::from_millis(20));
-                let mut running = locked(&this.running);
-                let Some(running) = running.as_mut().filter(|running| running.number == number)
-                else {
-                    return;
-                };
-                // While the cell is still being compiled there is nothing to end.
-                if !locked(&this.cell).has_begun {
-                    waited = Instant::now();
-                }
-                if waited.elapsed() >= GRACE {
-                    running.is_killed = true;
-                    let _ = locked(&this.process).kill();
-                    return;
-                }
-            }
-        });
-    }
-
-    /// Ends the cell process at once, for shutdown.
-    pub fn kill(&self) {
-        let _ = locked(&self.process).kill();
-    }
-
-    fn send(&self, byte: u8) -> bool {
-        locked(&self.proxy)
-            .as_mut()
-            .is_some_and(|stream| stream.write_all(&[byte]).is_ok())
-    }
-}
-
 /// An evaluator, ready for cells.
 pub struct Evaluator {
     context: CommandContext,
@@ -147,7 +54,7 @@ pub struct Evaluator {
 impl Evaluator {
     /// Starts evcxr with the snapshot's prelude; takes seconds.
     pub fn new() -> Result<Evaluator> {
-        let socket = crate::snapshot::work_directory().join("frames.sock");
+        let socket = crate::work::directory().join("frames.sock");
         let _ = std::fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).context("open the frame socket")?;
         let cell = Shared::default();
@@ -204,10 +111,7 @@ impl Evaluator {
     pub fn execute(&mut self, code: &str, sink: Sink) -> Result<Option<Bundle>, Failure> {
         self.count += 1;
         let number = self.count;
-        *locked(&self.cell) = Cell {
-            sink: Some(sink),
-            ..Cell::default()
-        };
+        *locked(&self.cell) = Cell::new(sink);
         *locked(&self.interrupter.running) = Some(Running {
             number,
             is_interrupted: false,
@@ -432,128 +336,5 @@ fn explain_error(cell: &mut Cell, code: &str) -> Failure {
         name: name.to_owned(),
         message: short(&message, line),
         traceback: headline(name, &message, line, code),
-    }
-}
-
-/// Reads frames of one cell process after another (a new one connects when the old one ended).
-fn collect(
-    listener: &UnixListener,
-    cell: &Shared,
-    proxy: &Mutex<Option<UnixStream>>,
-    pong: &Sender<()>,
-) {
-    while let Ok((stream, _)) = listener.accept() {
-        let Ok(writer) = stream.try_clone() else {
-            continue;
-        };
-        *locked(proxy) = Some(writer);
-        let (sender, frames) = channel();
-        std::thread::spawn(move || {
-            let mut stream = std::io::BufReader::new(stream);
-            while let Some(frame) = Frame::read(&mut stream) {
-                if sender.send(frame).is_err() {
-                    return;
-                }
-            }
-        });
-        loop {
-            match frames.recv_timeout(Duration::from_millis(10)) {
-                Ok(Frame::Pong) => {
-                    let _ = pong.send(());
-                }
-                Ok(frame) => locked(cell).take(frame),
-                Err(RecvTimeoutError::Timeout) => locked(cell).tick(),
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-        }
-        let _ = pong.send(());
-    }
-}
-
-impl Cell {
-    fn emit(&mut self, event: Event) {
-        if let Some(sink) = &self.sink {
-            sink(event);
-        }
-    }
-
-    fn take(&mut self, frame: Frame) {
-        match frame {
-            Frame::Stdout(text) => {
-                self.flush();
-                self.emit(Event::Stream("stdout", text));
-            }
-            Frame::Stderr(text) => {
-                self.last_stderr.push_str(&text);
-                // One message may come in pieces: `eprintln!` writes its arguments one by one.
-                match &mut self.held {
-                    Some((held, since)) if since.elapsed() < DISPLAY_PAUSE => held.push_str(&text),
-                    _ => {
-                        self.release();
-                        self.held = Some((text, Instant::now()));
-                    }
-                }
-            }
-            Frame::Block(mime, content) => self.block(mime, content),
-            Frame::Panicked => self.panicked = true,
-            Frame::ReturnedError => self.returned_error = true,
-            Frame::Exited(how) => self.exited = Some(how),
-            Frame::Complete | Frame::Pong => {}
-        }
-    }
-
-    fn block(&mut self, mime: String, content: String) {
-        let json = || serde_json::from_str::<Value>(&content).unwrap_or_default();
-        match mime.as_str() {
-            BEGIN_MIME => self.has_begun = true,
-            PANIC_MIME => self.panic = Some(json()),
-            ERROR_MIME => self.error_line = json()["line"].as_u64(),
-            PROGRESS_MIME => {
-                self.flush();
-                self.emit(Event::Progress(json()));
-            }
-            // A cell that ends with a loop has no value to show.
-            "text/plain" if content.trim() == "()" => {}
-            _ => {
-                if self.bundle.contains_key(&mime) {
-                    self.flush();
-                }
-                display::insert(&mut self.bundle, mime, content);
-                self.bundle_since = Some(Instant::now());
-            }
-        }
-    }
-
-    /// Shows what has waited long enough.
-    fn tick(&mut self) {
-        if self
-            .bundle_since
-            .is_some_and(|since| since.elapsed() >= DISPLAY_PAUSE)
-        {
-            self.flush();
-        }
-        if self
-            .held
-            .as_ref()
-            .is_some_and(|(_, since)| since.elapsed() >= DISPLAY_PAUSE)
-        {
-            self.release();
-        }
-    }
-
-    /// Shows the display put together so far.
-    fn flush(&mut self) {
-        self.bundle_since = None;
-        if !self.bundle.is_empty() {
-            let bundle = std::mem::take(&mut self.bundle);
-            self.emit(Event::Display(bundle));
-        }
-    }
-
-    /// Shows the text held back.
-    fn release(&mut self) {
-        if let Some((text, _)) = self.held.take() {
-            self.emit(Event::Stream("stderr", text));
-        }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use jupyter_protocol::{ConnectionInfo, JupyterMessage, JupyterMessageContent, UnknownMessage};
+use jupyter_protocol::{ConnectionInfo, JupyterMessage, JupyterMessageContent};
 use jupyter_zmq_client::{
     KernelIoPubConnection, create_kernel_control_connection, create_kernel_heartbeat_connection,
     create_kernel_iopub_connection, create_kernel_shell_connection, create_kernel_stdin_connection,
@@ -16,30 +16,14 @@ use jupyter_zmq_client::{
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use crate::display::{self, Bundle};
-use crate::evaluate::{Evaluator, Event, Failure, Interrupter};
+use crate::display;
+use crate::evaluate::{Evaluator, Event, Failure};
+use crate::interrupt::Interrupter;
+use crate::jobs::{Job, Startup, bytes, evaluate};
+use crate::message::{kernel_info, message, status};
 
 /// How the evaluator comes about: made on its own thread, when the server is already listening.
 pub type MakeEvaluator = Box<dyn FnOnce(&dyn Fn(String)) -> Result<Evaluator> + Send>;
-
-/// Work for the evaluator's thread.
-enum Job {
-    Execute {
-        code: String,
-        events: mpsc::UnboundedSender<Event>,
-        reply: oneshot::Sender<Result<Option<Bundle>, Failure>>,
-    },
-    Complete {
-        code: String,
-        position: usize,
-        reply: oneshot::Sender<Value>,
-    },
-    Inspect {
-        code: String,
-        position: usize,
-        reply: oneshot::Sender<Value>,
-    },
-}
 
 /// Serves one Jupyter session until it is shut down.
 pub fn run(connection_file: &Path, make: MakeEvaluator) -> Result<()> {
@@ -159,109 +143,6 @@ async fn serve(connection: ConnectionInfo, make: MakeEvaluator) -> Result<()> {
     // Let the last messages leave the sockets.
     tokio::time::sleep(Duration::from_millis(50)).await;
     Ok(())
-}
-
-/// What the evaluator's thread says of itself.
-#[derive(Clone)]
-enum Startup {
-    Starting(String),
-    Ready,
-    Failed(String),
-}
-
-/// The evaluator's thread: makes it, then does jobs in order.
-fn evaluate(
-    make: MakeEvaluator,
-    jobs: &std::sync::mpsc::Receiver<Job>,
-    interrupter: &OnceLock<Interrupter>,
-    notes: &tokio::sync::watch::Sender<Startup>,
-) {
-    let made = make(&|note| {
-        let _ = notes.send(Startup::Starting(note));
-    });
-    let mut evaluator = match made {
-        Ok(evaluator) => evaluator,
-        Err(error) => {
-            eprintln!("llmkit-kernel: {error:#}");
-            let _ = notes.send(Startup::Failed(format!("{error:#}")));
-            return;
-        }
-    };
-    let _ = interrupter.set(evaluator.interrupter());
-    let _ = notes.send(Startup::Ready);
-    while let Ok(job) = jobs.recv() {
-        match job {
-            Job::Execute {
-                code,
-                events,
-                reply,
-            } => {
-                let sink = Box::new(move |event| {
-                    let _ = events.send(event);
-                });
-                let _ = reply.send(evaluator.execute(&code, sink));
-            }
-            Job::Complete {
-                code,
-                position,
-                reply,
-            } => {
-                let content = match evaluator.complete(&code, position) {
-                    Ok(found) => {
-                        let matches: Vec<&str> = found
-                            .completions
-                            .iter()
-                            .map(|item| item.code.as_str())
-                            .collect();
-                        let types: Vec<Value> = found
-                            .completions
-                            .iter()
-                            .map(|item| json!({
-                                "text": item.code, "type": item.kind, "start": characters(&code, found.start_offset),
-                                "end": characters(&code, found.end_offset), "signature": item.label,
-                            }))
-                            .collect();
-                        json!({
-                            "status": "ok", "matches": matches, "cursor_start": characters(&code, found.start_offset),
-                            "cursor_end": characters(&code, found.end_offset),
-                            "metadata": { "_jupyter_types_experimental": types },
-                        })
-                    }
-                    Err(_) => json!({
-                        "status": "ok", "matches": [], "metadata": {},
-                        "cursor_start": characters(&code, position), "cursor_end": characters(&code, position),
-                    }),
-                };
-                let _ = reply.send(content);
-            }
-            Job::Inspect {
-                code,
-                position,
-                reply,
-            } => {
-                let found = evaluator.inspect(&code, position);
-                let data = found.as_ref().map_or(
-                    json!({}),
-                    |(plain, markdown)| json!({ "text/plain": plain, "text/markdown": markdown }),
-                );
-                let _ = reply.send(json!({ "status": "ok", "found": found.is_some(), "data": data, "metadata": {} }));
-            }
-        }
-    }
-}
-
-/// Byte offset → offset in characters, as Jupyter counts.
-fn characters(code: &str, bytes: usize) -> usize {
-    code.char_indices()
-        .take_while(|(at, _)| *at < bytes)
-        .count()
-}
-
-/// Offset in characters → byte offset; beyond the end is the end.
-fn bytes(code: &str, characters: usize) -> usize {
-    code.char_indices()
-        .nth(characters)
-        .map_or(code.len(), |(at, _)| at)
 }
 
 struct Server {
@@ -539,60 +420,5 @@ impl Server {
             }
         }
         Ok(answers)
-    }
-}
-
-async fn status(
-    iopub: &Mutex<KernelIoPubConnection>,
-    request: &JupyterMessage,
-    state: &str,
-) -> Result<()> {
-    let content = json!({ "execution_state": state });
-    iopub
-        .lock()
-        .await
-        .send(message("status", content, request))
-        .await
-        .context("publish status")
-}
-
-/// A message in answer to `request`.
-fn message(kind: &str, content: Value, request: &JupyterMessage) -> JupyterMessage {
-    let content = UnknownMessage {
-        msg_type: kind.to_owned(),
-        content,
-    };
-    JupyterMessage::new(
-        JupyterMessageContent::UnknownMessage(content),
-        Some(request),
-    )
-}
-
-fn kernel_info() -> Value {
-    json!({
-        "status": "ok",
-        "protocol_version": "5.3",
-        "implementation": "llmkit",
-        "implementation_version": env!("CARGO_PKG_VERSION"),
-        "banner": "llmkit: a laboratory for LLM-inference methods. :help lists what is there.",
-        "help_links": [],
-        "language_info": {
-            "name": "rust", "version": "", "mimetype": "text/rust", "file_extension": ".rs",
-            "pygments_lexer": "rust", "codemirror_mode": "rust", "nbconvert_exporter": "rust",
-        },
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn offsets_count_characters() {
-        let code = "é = α.β";
-        assert_eq!(bytes(code, 5), "é = α".len());
-        assert_eq!(characters(code, "é = α".len()), 5);
-        assert_eq!(bytes(code, 99), code.len());
-        assert_eq!(characters(code, 99), 7);
     }
 }

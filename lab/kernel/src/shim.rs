@@ -9,6 +9,7 @@
 //! [`metadata`](crate::metadata), instead of loading every crate there is.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -77,6 +78,15 @@ fn real(tool: &Path, arguments: &[String]) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// `CARGO_HOME` as it was before [`Snapshot::enter`], which kept it, empty if it was not set. Where nothing was kept, nothing was changed.
+fn restore_home(command: &mut Command, kept: Option<OsString>) {
+    match kept {
+        Some(home) if home.is_empty() => command.env_remove("CARGO_HOME"),
+        Some(home) => command.env("CARGO_HOME", home),
+        None => command,
+    };
+}
+
 /// A command in the user's own environment: `PATH` and `CARGO_HOME` as they were before [`Snapshot::enter`].
 pub fn restored(tool: &Path) -> Command {
     let mut command = Command::new(tool);
@@ -88,10 +98,7 @@ pub fn restored(tool: &Path) -> Command {
             command.env("PATH", path);
         }
     }
-    match std::env::var_os(HOME_VAR) {
-        Some(home) if !home.is_empty() => command.env("CARGO_HOME", home),
-        _ => command.env_remove("CARGO_HOME"),
-    };
+    restore_home(&mut command, std::env::var_os(HOME_VAR));
     // What an outer cargo (`cargo run`, `cargo test`) says of the package it runs is not the user's; build scripts
     // that watch these variables would otherwise rebuild their crates on every change of caller.
     for (name, _) in std::env::vars_os() {
@@ -226,5 +233,24 @@ pub fn manifest_path(arguments: &[String]) -> Result<PathBuf> {
                 .context("--manifest-path has no value")?,
         )),
         None => Ok(std::path::absolute("Cargo.toml")?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cargo_home_of_the_user_s_own_stays_outside_a_snapshot_and_comes_back_inside() {
+        let after = |kept: Option<&str>| {
+            let mut command = Command::new("cargo");
+            restore_home(&mut command, kept.map(OsString::from));
+            let mut changes = command.get_envs();
+            (changes.next()).map(|(name, value)| (name.to_owned(), value.map(OsString::from)))
+        };
+        let name = OsString::from("CARGO_HOME");
+        assert_eq!(after(None), None);
+        assert_eq!(after(Some("")), Some((name.clone(), None)));
+        assert_eq!(after(Some("/own")), Some((name, Some("/own".into()))));
     }
 }

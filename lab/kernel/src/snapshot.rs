@@ -16,14 +16,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+use crate::lay_out::build;
+use crate::toolchain::Toolchain;
+use crate::work::{self, session_file, sweep_dead_kernels};
 
 /// Directory of the snapshot in use, in the environment of everything a kernel starts.
 pub const SNAPSHOT_VAR: &str = "LLMKIT_SNAPSHOT";
@@ -32,54 +35,6 @@ pub const HOME_VAR: &str = "LLMKIT_USER_CARGO_HOME";
 
 /// Where the cell process finds its session.
 pub const SESSION_VAR: &str = "LLMKIT_SESSION";
-
-/// Prefix of what a kernel keeps in the temporary directory; its process id follows.
-const WORK_PREFIX: &str = "llmkit-kernel-";
-
-/// This process's working directory: evcxr's crate, sockets, the session file.
-pub fn work_directory() -> PathBuf {
-    std::env::temp_dir().join(format!("{WORK_PREFIX}{}", std::process::id()))
-}
-
-/// This process's session file.
-pub fn session_file() -> PathBuf {
-    work_directory().join("session.json")
-}
-
-/// Removes the working directories of kernels that ended without doing so themselves (killed, crashed).
-fn sweep_dead_kernels() {
-    for entry in fs::read_dir(std::env::temp_dir())
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(pid) = name
-            .strip_prefix(WORK_PREFIX)
-            .and_then(|pid| pid.parse::<u32>().ok())
-        else {
-            continue;
-        };
-        if !Path::new("/proc").join(pid.to_string()).exists() {
-            // Somebody else's on a shared machine stays.
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
-/// Crates a cell can name without `:dep`, besides `llmkit_prelude`.
-const EXTERNS: &[&str] = &[
-    "llmkit",
-    "candle_core",
-    "half",
-    "plotters",
-    "polars",
-    "rayon",
-    "safetensors",
-    "serde",
-    "serde_json",
-    "tokenizers",
-];
 
 /// A complete snapshot.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -193,7 +148,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// All `.rs` files under `directory`, in a fixed order.
-fn rust_files(directory: &Path) -> Result<Vec<PathBuf>> {
+pub fn rust_files(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut pending = vec![directory.to_path_buf()];
     while let Some(directory) = pending.pop() {
@@ -212,212 +167,8 @@ fn rust_files(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The compiler of a checkout.
-pub struct Toolchain {
-    rustc: PathBuf,
-    cargo: PathBuf,
-    version: String,
-    target: String,
-    target_libdir: PathBuf,
-}
-
-impl Toolchain {
-    /// Asks the `rustc` that `repo` pins.
-    pub fn of(repo: &Path) -> Result<Toolchain> {
-        let ask = |arguments: &[&str]| -> Result<String> {
-            let output = crate::shim::restored(Path::new("rustc"))
-                .args(arguments)
-                .current_dir(repo)
-                .env_remove("RUSTUP_TOOLCHAIN_SOURCE")
-                .output()
-                .context("cannot run rustc: install Rust with rustup")?;
-            if !output.status.success() {
-                bail!(
-                    "rustc {}: {}",
-                    arguments.join(" "),
-                    String::from_utf8_lossy(&output.stderr).trim()
-                );
-            }
-            Ok(String::from_utf8(output.stdout)?.trim().to_owned())
-        };
-        let sysroot = PathBuf::from(ask(&["--print", "sysroot"])?);
-        let version = ask(&["-vV"])?;
-        let target = version
-            .lines()
-            .find_map(|line| line.strip_prefix("host: "))
-            .context("rustc has no host")?;
-        Ok(Toolchain {
-            rustc: sysroot.join("bin/rustc"),
-            cargo: sysroot.join("bin/cargo"),
-            target: target.to_owned(),
-            target_libdir: PathBuf::from(ask(&["--print", "target-libdir"])?),
-            version,
-        })
-    }
-}
-
-/// Builds the prelude and lays the snapshot out beside its final place, then renames it there.
-fn build(repo: &Path, toolchain: &Toolchain, directory: &Path) -> Result<Snapshot> {
-    let parent = directory
-        .parent()
-        .context("a snapshot has a parent directory")?;
-    eprintln!("llmkit: the library changed (or is new here); building what cells link to …");
-    let artifacts = build_prelude(repo, toolchain)?;
-    sweep(parent);
-    let staging = tempfile::Builder::new()
-        .prefix(".staging-")
-        .tempdir_in(parent)?;
-    let root = staging.path();
-    let deps = root.join("deps");
-    fs::create_dir(&deps)?;
-    let mut externs = BTreeMap::new();
-    for artifact in &artifacts {
-        for file in &artifact.files {
-            let name = file.file_name().context("an artifact has a file name")?;
-            link(file, &deps.join(name))?;
-            let is_library = if artifact.name == "llmkit_prelude" {
-                "so"
-            } else {
-                "rlib"
-            };
-            let wanted =
-                artifact.name == "llmkit_prelude" || EXTERNS.contains(&artifact.name.as_str());
-            if wanted
-                && file
-                    .extension()
-                    .is_some_and(|extension| extension == is_library)
-            {
-                externs.insert(artifact.name.clone(), name.to_string_lossy().into_owned());
-            }
-        }
-    }
-    for name in EXTERNS.iter().chain(["llmkit_prelude"].iter()) {
-        if !externs.contains_key(*name) {
-            bail!("cargo built no library for crate {name}");
-        }
-    }
-    for name in ["llmkit", "lab/prelude"] {
-        for file in rust_files(&repo.join(name).join("src"))? {
-            let to = root.join("src").join(file.strip_prefix(repo)?);
-            fs::create_dir_all(to.parent().context("a source file has a directory")?)?;
-            fs::copy(&file, to)?;
-        }
-        fs::copy(
-            repo.join(name).join("Cargo.toml"),
-            root.join("src").join(name).join("Cargo.toml"),
-        )?;
-    }
-    let executable = std::env::current_exe()?;
-    for directory in ["bin", "home/bin", "config"] {
-        fs::create_dir_all(root.join(directory))?;
-    }
-    link(&executable, &root.join("bin/llmkit-kernel"))?;
-    for name in ["bin/cargo", "bin/rustup"] {
-        std::os::unix::fs::symlink("llmkit-kernel", root.join(name))?;
-    }
-    for name in ["home/bin/cargo", "home/bin/rustup"] {
-        std::os::unix::fs::symlink("../../bin/llmkit-kernel", root.join(name))?;
-    }
-    fs::write(root.join("config/evcxr.toml"), CONFIG)?;
-    fs::write(root.join("config/prelude.rs"), PRELUDE)?;
-    let snapshot = Snapshot {
-        externs,
-        ..Snapshot::new(directory.to_path_buf(), toolchain, repo)
-    };
-    fs::write(
-        root.join("metadata.json"),
-        crate::metadata::graph(&snapshot, repo)?,
-    )?;
-    fs::write(
-        root.join("snapshot.json"),
-        serde_json::to_string_pretty(&snapshot)?,
-    )?;
-    if directory.exists() {
-        // Left by a deletion that was cut short; it has no snapshot.json.
-        fs::remove_dir_all(directory)?;
-    }
-    fs::rename(staging.keep(), directory)
-        .with_context(|| format!("create {}", directory.display()))?;
-    Ok(snapshot)
-}
-
-/// Cells are thin: what takes time is in the library, at full speed. Unoptimised they compile in half the time;
-/// `:opt 2` is there for a cell with a loop of its own.
-const CONFIG: &str = "[evcxr]\nopt_level = \"0\"\noffline_mode = false\n";
-
 /// What every cell starts from, in both kernels.
 pub const PRELUDE: &str = "use llmkit_prelude::*;\n";
-
-/// One built crate.
-struct Artifact {
-    name: String,
-    files: Vec<PathBuf>,
-}
-
-/// Builds the prelude's shared library in the shared target directory; answers with the files of all it is made of.
-fn build_prelude(repo: &Path, toolchain: &Toolchain) -> Result<Vec<Artifact>> {
-    let mut command = crate::shim::restored(&toolchain.cargo);
-    command
-        .args(["rustc", "--package", "llmkit-prelude", "--lib", "--locked"])
-        .args(["--message-format", "json-render-diagnostics"])
-        // Notebooks run at full speed; tests of the same library keep their checks.
-        .args([
-            "--config",
-            "profile.dev.package.llmkit.debug-assertions=false",
-        ])
-        .args([
-            "--config",
-            "profile.dev.package.llmkit.overflow-checks=false",
-        ]);
-    if std::env::var_os("CARGO_TARGET_DIR").is_none() {
-        command
-            .arg("--target-dir")
-            .arg(build_directory(repo, toolchain)?);
-    }
-    let mut child = command
-        .args(["--", "-Cprefer-dynamic"])
-        .arg(format!(
-            "-Clink-arg=-Wl,-rpath,{}",
-            toolchain.target_libdir.display()
-        ))
-        .env("RUSTC", &toolchain.rustc)
-        .current_dir(repo)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("run cargo")?;
-    let mut artifacts = Vec::new();
-    let stdout = child.stdout.take().context("cargo's output")?;
-    for line in BufReader::new(stdout).lines() {
-        let message: serde_json::Value = serde_json::from_str(&line?).unwrap_or_default();
-        let kinds = message["target"]["kind"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        let is_linked = kinds
-            .iter()
-            .any(|kind| matches!(kind.as_str(), Some("lib" | "rlib" | "dylib" | "proc-macro")));
-        if message["reason"] != "compiler-artifact" || !is_linked {
-            continue;
-        }
-        let files = message["filenames"].as_array().cloned().unwrap_or_default();
-        artifacts.push(Artifact {
-            name: message["target"]["name"]
-                .as_str()
-                .unwrap_or_default()
-                .replace('-', "_"),
-            files: files
-                .iter()
-                .filter_map(|file| file.as_str())
-                .map(PathBuf::from)
-                .collect(),
-        });
-    }
-    if !child.wait()?.success() {
-        bail!("the library does not compile; see the messages above");
-    }
-    Ok(artifacts)
-}
 
 /// The cargo target directory all checkouts with this lock file and compiler share.
 pub fn build_directory(repo: &Path, toolchain: &Toolchain) -> Result<PathBuf> {
@@ -427,23 +178,12 @@ pub fn build_directory(repo: &Path, toolchain: &Toolchain) -> Result<PathBuf> {
     Ok(cache_root()?.join("build").join(hex(&hash.finalize()[..8])))
 }
 
-/// A hard link, or a copy where the file systems differ.
-fn link(from: &Path, to: &Path) -> Result<()> {
-    if to.exists() {
-        return Ok(());
-    }
-    if fs::hard_link(from, to).is_err() {
-        fs::copy(from, to).with_context(|| format!("copy {}", from.display()))?;
-    }
-    Ok(())
-}
-
 /// Snapshots nobody uses are kept up to this many, for checkouts one goes back and forth between.
 const KEPT: usize = 3;
 
 /// Removes staging directories of builds that were killed, and old snapshots that no kernel uses. The caller holds
 /// the lock, so nothing here is being built.
-fn sweep(parent: &Path) {
+pub fn sweep(parent: &Path) {
     let mut unused = Vec::new();
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -468,7 +208,8 @@ fn sweep(parent: &Path) {
 }
 
 impl Snapshot {
-    fn new(directory: PathBuf, toolchain: &Toolchain, repo: &Path) -> Snapshot {
+    /// One that is still to be built.
+    pub fn new(directory: PathBuf, toolchain: &Toolchain, repo: &Path) -> Snapshot {
         Snapshot {
             directory,
             rustc: toolchain.rustc.clone(),
@@ -515,7 +256,7 @@ impl Snapshot {
                 std::mem::forget(record);
             }
             sweep_dead_kernels();
-            let directory = work_directory();
+            let directory = work::directory();
             return fs::create_dir_all(&directory)
                 .with_context(|| format!("create {}", directory.display()));
         }
@@ -534,7 +275,7 @@ impl Snapshot {
             .env("CARGO_HOME", self.directory.join("home"))
             .env(SNAPSHOT_VAR, &self.directory)
             .env(SESSION_VAR, session_file())
-            .env("EVCXR_TMPDIR", work_directory().join("crate"))
+            .env("EVCXR_TMPDIR", work::directory().join("crate"))
             .env("RUSTC", &self.rustc)
             .env("EVCXR_CONFIG_DIR", self.directory.join("config"))
             .exec();

@@ -20,7 +20,8 @@ use sha2::{Digest, Sha256};
 
 use crate::evaluate::Evaluator;
 use crate::server;
-use crate::snapshot::{self, SESSION_VAR, Snapshot, session_file};
+use crate::snapshot::{self, SESSION_VAR, Snapshot};
+use crate::work::{self, session_file};
 
 /// The lab's process; spares live as long as it does.
 const LAB_VAR: &str = "LLMKIT_LAB_PID";
@@ -127,7 +128,7 @@ fn become_kernel(
             Ok(evaluator)
         }),
     );
-    let _ = fs::remove_dir_all(snapshot::work_directory());
+    let _ = fs::remove_dir_all(work::directory());
     result
 }
 
@@ -171,7 +172,7 @@ pub fn serve(repo: &Path, detach: bool) -> Result<ExitCode> {
             let _ = stream.read_to_end(&mut Vec::new());
             // The launcher is gone: Jupyter has ended this kernel.
             interrupter.kill();
-            let _ = fs::remove_dir_all(snapshot::work_directory());
+            let _ = fs::remove_dir_all(work::directory());
             std::process::exit(0);
         }
     });
@@ -183,7 +184,7 @@ pub fn serve(repo: &Path, detach: bool) -> Result<ExitCode> {
             Ok(evaluator)
         }),
     );
-    let _ = fs::remove_dir_all(snapshot::work_directory());
+    let _ = fs::remove_dir_all(work::directory());
     result.map(|()| ExitCode::SUCCESS)
 }
 
