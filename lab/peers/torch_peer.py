@@ -1,4 +1,4 @@
-"""PyTorch as a peer: `linear` and scaled_dot_product_attention, which oneDNN and its own flash attention compute on a CPU.
+"""PyTorch as a peer: `linear` and scaled_dot_product_attention, which oneDNN and its own flash attention compute on a CPU, and GPTQ.
 
 Serves the protocol of worker.py.
 """
@@ -12,12 +12,16 @@ torch_without_cuda.preload()
 import torch  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
+import torch_gptq  # noqa: E402
 from worker import serve, timed  # noqa: E402
 
 TYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
 def prepare(case):
+    if case["kind"] == "gptq":
+        network, windows = torch_gptq.read(case["folder"])
+        return lambda: timed(lambda: torch_gptq.quantize(network, windows))
     kind, element = case["kind"], TYPES[case["element"]]
     generator = torch.Generator().manual_seed(0)
 

@@ -76,6 +76,8 @@ pub struct Group {
     pub contenders: Vec<Contender>,
     /// Ours, and those of whom the best is the peer.
     pub pairs: Vec<(usize, Vec<usize>)>,
+    /// A run takes minutes: there is one round, and nobody runs unmeasured first.
+    pub is_long: bool,
 }
 
 /// A line of the result. Values are medians; ratios are above 1 where ours is better.
@@ -111,6 +113,7 @@ pub type Values = Result<Vec<f64>, String>;
 
 /// Prepares everybody, lets them run once unmeasured, then `runs` rounds. Who fails drops out with the reason.
 pub fn measure(group: &Group, seats: &mut [Seat], runs: usize) -> Vec<Values> {
+    let runs = if group.is_long { 1 } else { runs };
     let mut values: Vec<Values> = vec![Ok(Vec::new()); group.contenders.len()];
     let mut step = |slot: usize,
                     values: &mut Values,
@@ -131,7 +134,10 @@ pub fn measure(group: &Group, seats: &mut [Seat], runs: usize) -> Vec<Values> {
         let case = &group.contenders[slot].case;
         step(slot, values, &mut |worker| {
             worker.prepare(slot, case)?;
-            worker.run(slot).map(|_| None)
+            match group.is_long {
+                true => Ok(None),
+                false => worker.run(slot).map(|_| None),
+            }
         });
     }
     for _ in 0..runs {
@@ -223,6 +229,7 @@ mod tests {
                 contender(1, "Q8_0"),
             ],
             pairs: vec![(0, vec![1, 2])],
+            is_long: false,
         }
     }
 
@@ -289,5 +296,13 @@ mod tests {
         let values = measure(&group(Unit::Rate("x", 8.0)), &mut seats, 3);
         assert_eq!(values[0], Ok(vec![4.0; 3]));
         assert!(values[1].as_ref().is_err_and(|why| why.contains("tired")));
+        // What is long is prepared and at once measured, once.
+        let mut seats = [seat("a", ours), seat("b", theirs)];
+        let long = Group {
+            is_long: true,
+            ..group(Unit::Rate("x", 8.0))
+        };
+        let values = measure(&long, &mut seats, 3);
+        assert_eq!(values, [Ok(vec![4.0]), Ok(vec![2.0]), Ok(vec![2.0])]);
     }
 }

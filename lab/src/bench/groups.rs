@@ -1,5 +1,7 @@
 //! What is measured against whom.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::duel::{Contender, Group, Unit};
@@ -19,8 +21,8 @@ pub const CANDLE: usize = 4;
 /// Ours, and the type of llama.cpp with as many bits.
 const PAIRS: [(&str, &str); 3] = [("int4", "Q4_0"), ("int8", "Q8_0"), ("bf16", "BF16")];
 
-/// The groups, in the order in which they run. `models` are the files of [`TYPES`].
-pub fn groups(models: &[String], is_quick: bool, has_portable: bool) -> Vec<Group> {
+/// The groups, in the order in which they run. `models` are the files of [`TYPES`], `folder` is where a model to quantize is.
+pub fn groups(models: &[String], folder: &Path, is_quick: bool, has_portable: bool) -> Vec<Group> {
     let of = |kind: &str| {
         let at = TYPES.iter().position(|it| *it == kind).unwrap_or(0);
         models[at].clone()
@@ -44,6 +46,7 @@ pub fn groups(models: &[String], is_quick: bool, has_portable: bool) -> Vec<Grou
     );
     if !is_quick {
         all.extend(PAIRS[..2].iter().flat_map(|&pair| candle(&of, pair)));
+        all.push(gptq(folder));
     }
     all
 }
@@ -86,6 +89,7 @@ fn prompt(of: &dyn Fn(&str) -> String, seat: usize) -> Group {
             .map(|at| (at, (own.len()..own.len() + theirs.len()).collect()))
             .collect(),
         contenders: own.into_iter().chain(theirs).collect(),
+        is_long: false,
     }
 }
 
@@ -103,6 +107,7 @@ fn decode(of: &dyn Fn(&str) -> String, (ours, theirs): (&str, &str)) -> Group {
         case: "64 tokens".to_owned(),
         pairs: (1..contenders.len()).map(|it| (0, vec![it])).collect(),
         contenders,
+        is_long: false,
     }
 }
 
@@ -117,6 +122,7 @@ fn batched(of: &dyn Fn(&str) -> String, (ours, theirs): (&str, &str)) -> Group {
             decode_of(LLAMA, &format!("{theirs} × 16"), of(theirs), "", 16),
         ],
         pairs: vec![(0, vec![1]), (0, vec![2])],
+        is_long: false,
     }
 }
 
@@ -130,6 +136,7 @@ fn gemm(element: &str, m: usize, n: usize, k: usize, reps: usize) -> Group {
             .map(|seat| contender(seat, element, case.clone(), unit))
             .into(),
         pairs: vec![(0, vec![1]), (0, vec![2])],
+        is_long: false,
     }
 }
 
@@ -143,6 +150,7 @@ fn attention(tokens: usize, reps: usize) -> Group {
         case: format!("causal 9 × 64, {tokens} tokens"),
         contenders: vec![one(OURS, "f32"), one(TORCH, "f32"), one(TORCH, "bf16")],
         pairs: vec![(0, vec![1]), (0, vec![2])],
+        is_long: false,
     }
 }
 
@@ -156,6 +164,25 @@ fn load(of: &dyn Fn(&str) -> String, (kind, weights): (&str, &str)) -> Group {
         case: "to first token".to_owned(),
         contenders: vec![one(OURS, kind), one(LLAMA, kind)],
         pairs: vec![(0, vec![1])],
+        is_long: false,
+    }
+}
+
+/// The whole model to 4 bits in groups of 64, its calibration included.
+fn gptq(folder: &Path) -> Group {
+    let one = |seat| {
+        let case = json!({"kind": "gptq", "folder": folder});
+        contender(seat, "f32", case, Unit::Time("s", 1.0))
+    };
+    Group {
+        bench: "gptq",
+        case: "whole model, int4 g64, 64 × 512 tokens".to_owned(),
+        contenders: vec![
+            contender(OURS, "", one(OURS).case, Unit::Time("s", 1.0)),
+            one(TORCH),
+        ],
+        pairs: vec![(0, vec![1])],
+        is_long: true,
     }
 }
 
@@ -165,6 +192,7 @@ fn candle(of: &dyn Fn(&str) -> String, (ours, theirs): (&str, &str)) -> [Group; 
         case: case.to_owned(),
         contenders,
         pairs: vec![(0, vec![1])],
+        is_long: false,
     };
     let prompts = vec![
         prompt_of(OURS, ours, of("F32"), ours),
@@ -187,7 +215,7 @@ mod tests {
     #[test]
     fn every_line_of_the_table_is_measured() {
         let models = TYPES.map(|it| format!("{it}.gguf"));
-        let all = groups(&models, false, true);
+        let all = groups(&models, Path::new("folder"), false, true);
         let lines: Vec<String> = (all.iter())
             .flat_map(|group| {
                 let pairs = group.pairs.iter();
@@ -216,13 +244,14 @@ mod tests {
             "gemm 512×576×1536 bf16 vs bf16",
             "gemm 2048×2048×2048 bf16 vs bf16",
             "load to first token Q4_0 vs Q4_0",
+            "gptq whole model, int4 g64, 64 × 512 tokens  vs f32",
         ] {
             assert!(
                 lines.iter().any(|it| it == needed),
                 "{needed} in {lines:#?}"
             );
         }
-        assert!(groups(&models, true, false).len() < all.len());
+        assert!(groups(&models, Path::new("folder"), true, false).len() < all.len());
         // Slots are indices of contenders: pairs must stay inside.
         for group in &all {
             let inside = |at: &usize| *at < group.contenders.len();

@@ -30,7 +30,7 @@ pub struct PeersArgs {
     /// Print one JSON object a line instead of the table
     #[arg(long)]
     json: bool,
-    /// Three rounds instead of five, and nothing that takes candle seconds
+    /// Three rounds instead of five, and nothing that takes minutes
     #[arg(long)]
     quick: bool,
     /// Rounds
@@ -39,7 +39,7 @@ pub struct PeersArgs {
     /// Threads of everybody; all cores by default
     #[arg(long)]
     threads: Option<usize>,
-    /// Only measurements whose name contains this: prompt, decode, batched, gemm, attention, load
+    /// Only measurements whose name contains this: prompt, decode, batched, gemm, attention, load, gptq
     #[arg(long)]
     only: Option<String>,
 }
@@ -54,7 +54,7 @@ pub fn command(place: &Place, args: &PeersArgs) -> Result<bool> {
         .runs
         .map_or(if args.quick { 3 } else { 5 }, |it| it as usize);
     place.open_cache()?;
-    let (mut seats, models) = seats(place, threads)?;
+    let (mut seats, models, folder) = seats(place, threads)?;
     let names: Vec<String> = seats.iter().map(|seat| seat.name.clone()).collect();
     for seat in &seats {
         match &seat.worker {
@@ -62,7 +62,7 @@ pub fn command(place: &Place, args: &PeersArgs) -> Result<bool> {
             Err(why) => eprintln!("{}: not available: {why}", seat.name),
         }
     }
-    let chosen: Vec<Group> = (groups(&models, args.quick, seats[PORTABLE].worker.is_ok())
+    let chosen: Vec<Group> = (groups(&models, &folder, args.quick, seats[PORTABLE].worker.is_ok())
         .into_iter())
     .filter(|group| {
         args.only
@@ -70,6 +70,11 @@ pub fn command(place: &Place, args: &PeersArgs) -> Result<bool> {
             .is_none_or(|it| group.bench.contains(it))
     })
     .collect();
+    if let Ok(ours) = &mut seats[OURS].worker
+        && chosen.iter().any(|group| group.is_long)
+    {
+        ours.ask(&json!({"do": "write", "model": MODEL, "folder": folder}))?;
+    }
     let mut all = Vec::new();
     for (number, group) in chosen.iter().enumerate() {
         eprintln!(
@@ -97,8 +102,9 @@ pub fn command(place: &Place, args: &PeersArgs) -> Result<bool> {
     Ok(true)
 }
 
-/// Everybody who takes part, in the order of the constants in [`groups`](super::groups), and where the models are.
-fn seats(place: &Place, threads: usize) -> Result<(Vec<Seat>, Vec<String>)> {
+/// Everybody who takes part, in the order of the constants in [`groups`](super::groups), where the models are, and the folder of the
+/// one that is quantized.
+fn seats(place: &Place, threads: usize) -> Result<(Vec<Seat>, Vec<String>, PathBuf)> {
     let program = engine::build(place)?;
     let mut ours = engine::start(&program, "best", threads)?;
     // Where the best is AMX, the table also asks for what comes below it.
@@ -109,6 +115,7 @@ fn seats(place: &Place, threads: usize) -> Result<(Vec<Seat>, Vec<String>)> {
         )),
     };
     let venv = PeerVenv::find(place)?;
+    let folder = venv.dir().join("models").join(MODEL);
     let made = venv.create(place).map_err(|error| format!("{error:#}"));
     let scripts = place.root.join("lab/peers");
     let python = |script: &str| {
@@ -149,7 +156,7 @@ fn seats(place: &Place, threads: usize) -> Result<(Vec<Seat>, Vec<String>)> {
         seat("PyTorch", torch),
         seat("candle", candle),
     ];
-    Ok((seats, models))
+    Ok((seats, models, folder))
 }
 
 fn because<T>(result: Result<T>) -> Result<T, String> {

@@ -2,19 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::sync::Mutex;
 use std::time::Instant;
 
 use llmkit::hardware::{Machine, Pass, roofline};
-use llmkit::kernels::attention::{Block, Blocks, Mask, Scratch, attend};
 use llmkit::kernels::dense::{Element, Into, f32_words, multiply_at};
 use llmkit::kernels::limits::Arithmetic;
 use llmkit::kernels::{Panels, panel::bf16_bits};
-use llmkit::kvcache::store::{Contiguous, Decoded, Shape, Store};
 use llmkit::model::{Engine, Model, Piece, WeightType};
 use llmkit::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+use crate::attention::attention;
+use crate::gptq::Job;
 
 /// One thing to time.
 #[derive(Clone, PartialEq, Deserialize)]
@@ -51,6 +51,8 @@ pub enum Case {
         dim: usize,
         reps: usize,
     },
+    /// GPTQ of the whole model in a folder, its calibration included.
+    Gptq { folder: String },
 }
 
 impl Case {
@@ -62,13 +64,14 @@ impl Case {
             Case::Decode { tokens, batch, .. } => format!("decode {tokens} × {batch}"),
             Case::Gemm { m, n, k, .. } => format!("gemm {m}×{n}×{k}"),
             Case::Sdpa { tokens, .. } => format!("attention {tokens}"),
+            Case::Gptq { .. } => "gptq".to_owned(),
         }
     }
 
     /// Of [`value`](Self::value).
     pub fn unit(&self) -> &'static str {
         match self {
-            Case::Load { .. } => "s",
+            Case::Load { .. } | Case::Gptq { .. } => "s",
             Case::Prompt { .. } | Case::Decode { .. } => "tokens/s",
             Case::Gemm { .. } => "GFLOP/s",
             Case::Sdpa { .. } => "ms",
@@ -78,7 +81,7 @@ impl Case {
     /// What a run of `seconds` is told as.
     pub fn value(&self, seconds: f64) -> f64 {
         match *self {
-            Case::Load { .. } => seconds,
+            Case::Load { .. } | Case::Gptq { .. } => seconds,
             Case::Prompt { tokens, .. } => tokens as f64 / seconds,
             Case::Decode { tokens, batch, .. } => (tokens * batch) as f64 / seconds,
             Case::Gemm { m, n, k, reps, .. } => 2e-9 * (m * n * k * reps) as f64 / seconds,
@@ -99,6 +102,7 @@ pub struct Bench {
     engine: Engine,
     models: BTreeMap<(String, String), Model>,
     products: BTreeMap<String, Product>,
+    jobs: BTreeMap<String, Job>,
     kv_bytes: usize,
     machine: Option<Machine>,
 }
@@ -110,6 +114,7 @@ impl Bench {
             engine,
             models: BTreeMap::new(),
             products: BTreeMap::new(),
+            jobs: BTreeMap::new(),
             kv_bytes: 0,
             machine: None,
         }
@@ -140,6 +145,10 @@ impl Bench {
                 };
                 self.products.insert(case.name() + element, product);
             }
+            Case::Gptq { folder } => {
+                let job = Job::read(folder, &self.engine)?;
+                self.jobs.insert(folder.clone(), job);
+            }
             Case::Sdpa { .. } | Case::Load { .. } => {}
         }
         Ok(())
@@ -149,6 +158,11 @@ impl Bench {
     pub fn run(&mut self, case: &Case) -> Result<f64> {
         let start = Instant::now();
         match case {
+            Case::Gptq { folder } => {
+                let job = self.jobs.get(folder);
+                let job = job.ok_or_else(|| Error::argument("case", "a prepared one", folder))?;
+                black_box(job.run()?);
+            }
             Case::Load { model, weights } => {
                 black_box(self.load(model, weights)?.next_tokens("Hello", 1)?);
             }
@@ -215,7 +229,7 @@ impl Bench {
                 let parts = [1, 2, 3].map(|seed| noise(tokens * heads * dim, seed));
                 let start = Instant::now();
                 for _ in 0..*reps {
-                    black_box(self.attention(&parts, *heads, *dim));
+                    black_box(attention(&self.engine, &parts, *heads, *dim));
                 }
                 return Ok(start.elapsed().as_secs_f64());
             }
@@ -320,66 +334,6 @@ impl Bench {
     fn model(&self, model: &str, weights: &str) -> Result<&Model> {
         let found = self.models.get(&(model.to_owned(), weights.to_owned()));
         found.ok_or_else(|| Error::argument("case", "a prepared one", model))
-    }
-
-    /// Attention of every query over the keys up to its own: heads times rows are tasks, as in the network.
-    fn attention(&self, [q, k, v]: &[Vec<f32>; 3], heads: usize, dim: usize) -> Vec<f32> {
-        const ROWS: usize = 48;
-        let (width, tokens) = (heads * dim, q.len() / (heads * dim));
-        let mut store = Contiguous::new(Shape {
-            layers: 1,
-            groups: heads,
-            head_dim: dim,
-        });
-        store.write(0, k, v);
-        let out = Mutex::new(vec![0.0; q.len()]);
-        let parts = tokens.div_ceil(ROWS);
-        let scale = 1.0 / (dim as f32).sqrt();
-        self.engine.team.tasks(parts * heads, &|task| {
-            // Late rows see most keys: they go first.
-            let (part, head) = (parts - 1 - task / heads, task % heads);
-            let rows: Vec<usize> = (part * ROWS..tokens.min((part + 1) * ROWS)).collect();
-            let at = |row: usize| row * width + head * dim..row * width + (head + 1) * dim;
-            let queries: Vec<f32> = rows
-                .iter()
-                .flat_map(|&row| &q[at(row)])
-                .map(|it| it * scale)
-                .collect();
-            let mut own = vec![0.0; queries.len()];
-            let blocks = Head {
-                store: &store,
-                head,
-                decoded: Decoded::default(),
-            };
-            let mask = Mask { window: None };
-            attend(
-                self.engine.isa,
-                &queries,
-                &rows,
-                mask,
-                blocks,
-                &mut own,
-                &mut Scratch::default(),
-            );
-            if let Ok(mut out) = out.lock() {
-                for (&row, own) in rows.iter().zip(own.chunks_exact(dim)) {
-                    out[at(row)].copy_from_slice(own);
-                }
-            }
-        });
-        out.into_inner().unwrap_or_default()
-    }
-}
-
-struct Head<'a> {
-    store: &'a Contiguous,
-    head: usize,
-    decoded: Decoded,
-}
-
-impl Blocks for Head<'_> {
-    fn block(&mut self, index: usize) -> Block<'_> {
-        self.store.block(0, self.head, index, &mut self.decoded)
     }
 }
 

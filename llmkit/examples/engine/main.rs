@@ -12,12 +12,16 @@
 //! | `{"do": "roofline", "slot": 0}` | `{"seconds": …}`, the least that the machine's limits allow |
 //! | `{"do": "limits"}` | what these are, measured at the first question: `{"text": …, "read": [[bytes, bytes/s], …], "peaks": {…}}` |
 //! | `{"do": "path", "model": "name"}` | `{"path": …}`, where the model's file is |
+//! | `{"do": "write", "model": "name", "folder": …}` | `{}`; there the model is, as others read it, and tokens to calibrate on |
 //! | anything that fails | `{"error": …}` |
 
+mod attention;
 mod case;
+mod gptq;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Parser;
@@ -137,6 +141,7 @@ enum Request {
     Roofline { slot: usize },
     Limits,
     Path { model: String },
+    Write { model: String, folder: PathBuf },
 }
 
 /// Answers requests until standard input ends.
@@ -190,6 +195,7 @@ fn answer(
         Request::Path { model } => {
             llmkit::hub::model(&model).map(|asset| json!({"path": asset.path()}))
         }
+        Request::Write { model, folder } => gptq::write(&model, &folder).map(|()| json!({})),
     };
     result.map_err(|error| error.to_string())
 }
