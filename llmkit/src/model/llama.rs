@@ -257,11 +257,15 @@ impl Llama {
             self.check_finite(format_args!("blk.{n}.attn_k.out"), kv_width, &k)?;
             self.check_finite(format_args!("blk.{n}.attn_v.out"), kv_width, &v)?;
             let mut from = 0;
-            for piece in pieces.iter_mut() {
-                let rows = from * kv_width..(from + piece.tokens.len()) * kv_width;
-                piece.store.write(n, &k[rows.clone()], &v[rows]);
-                from += piece.tokens.len();
-            }
+            let writes = pieces.iter_mut().map(|piece| {
+                let rows = from..from + piece.tokens.len() * kv_width;
+                from = rows.end;
+                (&mut *piece.store, rows)
+            });
+            // Keys of a token go to as many cache lines as they have features: with many sequences that takes a while.
+            team.each(writes, &|_, (store, rows)| {
+                store.write(n, &k[rows.clone()], &v[rows]);
+            });
             let sequences: Vec<Sequence<'_>> = (pieces.iter())
                 .map(|piece| Sequence {
                     store: &*piece.store,
