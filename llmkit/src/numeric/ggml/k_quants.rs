@@ -28,7 +28,7 @@ fn greatest(of: &[f32]) -> f32 {
 }
 
 /// Rounds the weights of each sub-block with a step that is not zero: q = nearest((x + shift)/step).
-pub(super) fn round(
+fn round(
     block: &[f32],
     codes: &mut [u8],
     sub: usize,
@@ -46,6 +46,26 @@ pub(super) fn round(
             *code = (l - range.0) as u8;
         }
     }
+}
+
+/// A block of sub-blocks with scales and minima: `params` are d and dₘ, then both in integers. `codes` are those of the search.
+pub(super) fn with_minima(
+    block: &[f32],
+    params: Vec<f32>,
+    mut codes: Vec<u8>,
+    (sub, last): (usize, u8),
+) -> Parts {
+    let mins = 2 + block.len() / sub;
+    let line = |j: usize| (params[0] * params[2 + j], params[1] * params[mins + j]);
+    round(block, &mut codes, sub, (0, i32::from(last)), line);
+    Parts { params, codes }
+}
+
+/// A block of sub-blocks of 16 with scales alone: `params` are d, then scales in integers; codes count from −`half`.
+pub(super) fn with_scales(block: &[f32], params: Vec<f32>, mut codes: Vec<u8>, half: i32) -> Parts {
+    let line = |j: usize| (params[0] * params[1 + j], 0.0);
+    round(block, &mut codes, 16, (-half, half - 1), line);
+    Parts { params, codes }
 }
 
 pub(super) fn q2_k(block: &[f32]) -> Parts {
@@ -69,9 +89,7 @@ pub(super) fn q2_k(block: &[f32]) -> Parts {
     let mut params = vec![rounded(max_scale / 15.0), rounded(max_min / 15.0)];
     params.extend(four_bits(&scales, max_scale));
     params.extend(four_bits(&mins, max_min));
-    let line = |j: usize| (params[0] * params[2 + j], params[1] * params[18 + j]);
-    round(block, &mut codes, 16, (0, 3), line);
-    Parts { params, codes }
+    with_minima(block, params, codes, (16, 3))
 }
 
 /// Q4_K and Q5_K, which differ in the greatest code and in the scales tried.
@@ -94,9 +112,7 @@ fn six_bit_scales(block: &[f32], tries: &Tries) -> Parts {
     let mut params = vec![rounded(max_scale / 63.0), rounded(max_min / 63.0)];
     params.extend(six_bits(&scales, max_scale));
     params.extend(six_bits(&mins, max_min));
-    let line = |j: usize| (params[0] * params[2 + j], params[1] * params[10 + j]);
-    round(block, &mut codes, 32, (0, i32::from(tries.last)), line);
-    Parts { params, codes }
+    with_minima(block, params, codes, (32, tries.last))
 }
 
 pub(super) fn q4_k(block: &[f32]) -> Parts {
@@ -122,7 +138,7 @@ pub(super) fn q5_k(block: &[f32]) -> Parts {
 }
 
 /// The scale of greatest magnitude, the first of equals, and that magnitude.
-pub(super) fn signed_greatest(scales: &[f32]) -> (f32, f32) {
+fn signed_greatest(scales: &[f32]) -> (f32, f32) {
     scales.iter().fold((0f32, 0f32), |(max, greatest), &scale| {
         if scale.abs() > greatest {
             (scale, scale.abs())
@@ -148,16 +164,19 @@ pub(super) fn q3_k(block: &[f32]) -> Parts {
             |&scale: &f32| f32::from(nearest_int(inverse * scale) as i8).clamp(-32.0, 31.0);
         params.extend(scales.iter().map(six_bits));
     }
-    let line = |j: usize| (params[0] * params[1 + j], 0.0);
-    round(block, &mut codes, 16, (-4, 3), line);
-    Parts { params, codes }
+    with_scales(block, params, codes, 4)
 }
 
-pub(super) fn q6_k(block: &[f32]) -> Parts {
+/// With an importance for each column or without.
+pub(super) fn q6_k(block: &[f32], importance: Option<&[f32]>) -> Parts {
     let mut codes = vec![0; 256];
     let blocks = block.chunks_exact(16).zip(codes.chunks_exact_mut(16));
     let scales: Vec<f32> = blocks
-        .map(|(x, codes)| symmetric(x, None, 32, codes))
+        .enumerate()
+        .map(|(j, (x, codes))| {
+            let importance = importance.map(|it| &it[16 * j..16 * (j + 1)]);
+            symmetric(x, importance, 32, codes)
+        })
         .collect();
     let (max, greatest) = signed_greatest(&scales);
     if greatest < LEAST {
@@ -170,7 +189,5 @@ pub(super) fn q6_k(block: &[f32]) -> Parts {
     let mut params = vec![rounded(1.0 / inverse)];
     let eight_bits = |&scale: &f32| f32::from(nearest_int(inverse * scale).min(127) as i8);
     params.extend(scales.iter().map(eight_bits));
-    let line = |j: usize| (params[0] * params[1 + j], 0.0);
-    round(block, &mut codes, 16, (-32, 31), line);
-    Parts { params, codes }
+    with_scales(block, params, codes, 32)
 }

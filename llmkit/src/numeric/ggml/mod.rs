@@ -199,7 +199,7 @@ impl GgmlType {
             GgmlType::Q3_K => k_quants::q3_k(block),
             GgmlType::Q4_K => k_quants::q4_k(block),
             GgmlType::Q5_K => k_quants::q5_k(block),
-            GgmlType::Q6_K => k_quants::q6_k(block),
+            GgmlType::Q6_K => k_quants::q6_k(block, None),
             GgmlType::IQ4_NL => iq4_nl::quantize(block, None),
             GgmlType::TQ1_0 | GgmlType::TQ2_0 => ternary::quantize(block),
         }

@@ -6,8 +6,8 @@
 //!
 //! Source: llama.cpp, `ggml-quants.c` (`quantize_row_*_impl` with `quant_weights`); the matrix is of I. Kawrakow (llama.cpp #4861).
 
-use super::k_quants::{round, signed_greatest};
-use super::search::{LEAST, Tries, affine, nearest_int, positive, symmetric};
+use super::k_quants::{q6_k, with_minima, with_scales};
+use super::search::{Tries, affine, positive, symmetric};
 use super::{GgmlType, Parts, iq4_nl, rounded};
 
 /// A block; `power` is the mean square of its row. Types without such a search are as they are without.
@@ -21,7 +21,7 @@ pub(super) fn quantize(of: GgmlType, block: &[f32], importance: &[f32], power: f
         GgmlType::Q3_K => q3_k(block, importance),
         GgmlType::Q4_K => six_bit_scales(block, importance, 15),
         GgmlType::Q5_K => six_bit_scales(block, importance, 31),
-        GgmlType::Q6_K => q6_k(block, importance),
+        GgmlType::Q6_K => q6_k(block, Some(importance)),
         GgmlType::IQ4_NL => {
             let weights = weigh(block, importance, squares(block) * (2.0 / 32.0));
             iq4_nl::quantize(block, Some(&weights))
@@ -103,9 +103,7 @@ fn q2_k(block: &[f32], importance: &[f32]) -> Parts {
     let power = squares(block) / 256.0;
     let found = lines(block, importance, power, (16, 3), &mut codes);
     let params = params(&found, 15);
-    let line = |j: usize| (params[0] * params[2 + j], params[1] * params[18 + j]);
-    round(block, &mut codes, 16, (0, 3), line);
-    Parts { params, codes }
+    with_minima(block, params, codes, (16, 3))
 }
 
 fn six_bit_scales(block: &[f32], importance: &[f32], last: u8) -> Parts {
@@ -113,9 +111,7 @@ fn six_bit_scales(block: &[f32], importance: &[f32], last: u8) -> Parts {
     let power = 2.0 * squares(block) / 256.0;
     let found = lines(block, importance, power, (32, last), &mut codes);
     let params = params(&found, 63);
-    let line = |j: usize| (params[0] * params[2 + j], params[1] * params[10 + j]);
-    round(block, &mut codes, 32, (0, i32::from(last)), line);
-    Parts { params, codes }
+    with_minima(block, params, codes, (32, last))
 }
 
 fn q3_k(block: &[f32], importance: &[f32]) -> Parts {
@@ -134,31 +130,5 @@ fn q3_k(block: &[f32], importance: &[f32]) -> Parts {
     let d = symmetric(&scales, Some(&sums), 32, &mut integers);
     let mut params = vec![rounded(d)];
     params.extend(integers.iter().map(|&it| f32::from(it) - 32.0));
-    let line = |j: usize| (params[0] * params[1 + j], 0.0);
-    round(block, &mut codes, 16, (-4, 3), line);
-    Parts { params, codes }
-}
-
-fn q6_k(block: &[f32], importance: &[f32]) -> Parts {
-    let mut codes = vec![0; 256];
-    let parts = (block.chunks_exact(16))
-        .zip(importance.chunks_exact(16))
-        .zip(codes.chunks_exact_mut(16));
-    let scales: Vec<f32> = parts
-        .map(|((x, importance), codes)| symmetric(x, Some(importance), 32, codes))
-        .collect();
-    let (max, greatest) = signed_greatest(&scales);
-    if greatest < LEAST {
-        return Parts {
-            params: vec![0.0; 17],
-            codes: vec![0; 256],
-        };
-    }
-    let inverse = -128.0 / max;
-    let mut params = vec![rounded(1.0 / inverse)];
-    let eight_bits = |&scale: &f32| f32::from(nearest_int(inverse * scale).min(127) as i8);
-    params.extend(scales.iter().map(eight_bits));
-    let line = |j: usize| (params[0] * params[1 + j], 0.0);
-    round(block, &mut codes, 16, (-32, 31), line);
-    Parts { params, codes }
+    with_scales(block, params, codes, 4)
 }
