@@ -58,10 +58,7 @@ impl Collector {
 
     /// The same of whole windows of `samples`, without the tokens that they leave out.
     pub(in crate::quant) fn of(mut self, samples: &Samples) -> Collector {
-        self.window = (
-            samples.windows().first().map_or(1, Vec::len),
-            samples.left_out(),
-        );
+        self.window = samples.window();
         self
     }
 
@@ -140,7 +137,11 @@ impl Hook for Collector {
 }
 
 /// `values` (T, `columns`) of windows of `length` tokens without the first `left_out` of each.
-fn kept(values: &[f32], columns: usize, (length, left_out): (usize, usize)) -> Cow<'_, [f32]> {
+pub(in crate::quant) fn kept(
+    values: &[f32],
+    columns: usize,
+    (length, left_out): (usize, usize),
+) -> Cow<'_, [f32]> {
     match left_out {
         0 => Cow::Borrowed(values),
         _ => (values.chunks(length * columns))

@@ -29,7 +29,7 @@ mod inputs;
 mod samples;
 mod turned;
 
-pub(super) use collect::Collector;
+pub(super) use collect::{Collector, kept};
 pub(super) use drift::Recorder;
 pub use inputs::Inputs;
 pub use samples::Samples;

@@ -111,6 +111,11 @@ impl Samples {
         self.left_out
     }
 
+    /// Tokens of a window, and how many of its first statistics leave out.
+    pub(in crate::quant) fn window(&self) -> (usize, usize) {
+        (self.windows.first().map_or(1, Vec::len), self.left_out)
+    }
+
     /// The corpus.
     pub fn name(&self) -> &str {
         &self.name

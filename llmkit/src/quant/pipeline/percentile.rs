@@ -9,7 +9,7 @@ use crate::Result;
 use crate::model::{Hook, Model};
 use crate::progress::Progress;
 use crate::quant::Samples;
-use crate::quant::calibration::{batches, fast_element, in_element, pieces};
+use crate::quant::calibration::{batches, fast_element, in_element, kept, pieces};
 
 /// Bits of an f32 below those that are counted by: 7 of its 23 are kept.
 const SHIFT: u32 = 16;
@@ -53,19 +53,24 @@ impl Magnitudes {
 }
 
 /// A hook that counts the inputs of matrices.
-#[derive(Default)]
-struct Count(BTreeMap<String, Magnitudes>);
+struct Count {
+    found: BTreeMap<String, Magnitudes>,
+    /// Tokens of a window, and how many of its first are left out.
+    window: (usize, usize),
+}
 
 impl Hook for Count {
-    fn visit(&mut self, name: &str, _: usize, values: &mut [f32]) -> Result<()> {
+    fn visit(&mut self, name: &str, columns: usize, values: &mut [f32]) -> Result<()> {
         if name.ends_with(".in") {
-            self.0.entry(name.to_owned()).or_default().add(values);
+            let values = kept(values, columns, self.window);
+            self.found.entry(name.to_owned()).or_default().add(&values);
         }
         Ok(())
     }
 }
 
-/// The `p`-th percentile of |x| of each input of a matrix, over all `samples`, by the name of the activation.
+/// The `p`-th percentile of |x| of each input of a matrix, over all tokens of `samples` but those that they leave out, by the name of the
+/// activation.
 pub(super) fn percentiles(
     model: &Model,
     samples: &Samples,
@@ -74,7 +79,10 @@ pub(super) fn percentiles(
     let network = in_element(model.network(), fast_element(model), |name| {
         name.starts_with("blk.")
     })?;
-    let mut count = Count::default();
+    let mut count = Count {
+        found: BTreeMap::new(),
+        window: samples.window(),
+    };
     let mut progress = Progress::new("percentiles", samples.tokens() as u64, "tokens");
     for windows in batches(samples) {
         let mut stores: Vec<_> = windows.iter().map(|_| network.store()).collect();
@@ -82,12 +90,34 @@ pub(super) fn percentiles(
         progress.advance(windows.iter().map(Vec::len).sum::<usize>() as u64)?;
     }
     let of = |(name, it): (String, Magnitudes)| (name, it.percentile(p));
-    Ok(count.0.into_iter().map(of).collect())
+    Ok(count.found.into_iter().map(of).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tokens_that_samples_leave_out_do_not_count() -> Result<()> {
+        let model = crate::model::tests::tiny::model(crate::model::WeightType::F32);
+        let tokens: Vec<u32> = (0..64).map(|i| i * 7 % 30).collect();
+        let samples = Samples::of_tokens("made up", &tokens, 4, 16)?;
+        let without = samples.clone().without_first(15)?;
+        let name = "blk.0.attn_q.in";
+        let greatest =
+            |samples: &Samples| -> Result<f32> { Ok(percentiles(&model, samples, 100.0)?[name]) };
+        // What a calibration, which leaves them out, saw as the greatest.
+        let calibration = crate::quant::Calibration::run(&model, &without)?;
+        let seen = calibration.inputs("blk.0.attn_q.weight")?.max_abs();
+        let seen = seen.iter().fold(0f32, |most, it| most.max(*it));
+        let (all, kept) = (greatest(&samples)?, greatest(&without)?);
+        assert!(
+            kept >= seen && kept <= seen * (1.0 + 1.0 / 128.0),
+            "{kept} {seen}"
+        );
+        assert!(all >= kept, "{all} {kept}");
+        Ok(())
+    }
 
     #[test]
     fn percentiles_are_those_of_sorted_magnitudes() {
