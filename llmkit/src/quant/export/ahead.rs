@@ -10,8 +10,8 @@ use crate::quant::method::{Method, Rtn};
 use crate::quant::{Matrix, Recipe};
 use crate::{Error, Result};
 
-/// Refuses a recipe whose result `layout` cannot hold, before any of the work is done: a format without a type there, a network that rotates
-/// activations on its way, a correction of low rank in a layout of codes.
+/// Refuses a recipe whose result `layout` cannot hold, before any of the work is done: a format without a type there, a method that stores
+/// more than codes and grids, a network that rotates activations on its way, a correction of low rank in a layout of codes.
 ///
 /// # Errors
 /// [`Error::Argument`] with the reason.
@@ -45,7 +45,13 @@ pub fn check_recipe(model: &Model, recipe: &Recipe, layout: Layout) -> Result<()
         .iter()
         .filter(|it| it.starts_with("blk."))
     {
-        let format = recipe.scheme_of(name).format;
+        let scheme = recipe.scheme_of(name);
+        if !scheme.method.is_plain() && !matches!(layout, Layout::Plain(_)) {
+            let expected = "one whose codes and grids say all there is, or a plain folder (safetensors), which holds the weights as they are meant";
+            let what = format!("method of {name}");
+            return Err(Error::argument(what, expected, scheme.method.name()));
+        }
+        let format = scheme.format;
         let columns = network.linear(name)?.shape().1;
         let case = (format.name(), columns);
         if seen.contains(&case) {

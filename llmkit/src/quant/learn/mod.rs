@@ -23,9 +23,10 @@ use points::{Place, Points};
 
 use super::calibration::Inputs;
 use super::format::{Format, Granularity, Grid, Whole};
-use super::{Applied, Matrix, Quantized};
+use super::method::{known, one_by_one};
+use super::{Applied, Matrix, Method, Quantized};
 use crate::kernels::dense::Element;
-use crate::{Result, interrupt};
+use crate::{Error, Result, interrupt};
 
 /// How parameters move.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -215,12 +216,39 @@ impl Best {
 }
 
 impl Learn {
+    /// Refuses no rounds, and formats that round several weights at once.
+    ///
+    /// # Errors
+    /// [`Error::Argument`].
+    pub fn check(method: &dyn Method, format: &dyn Format, rounds: usize) -> Result<()> {
+        if rounds == 0 {
+            let what = format!("rounds of {}", method.name());
+            return Err(Error::argument(what, "at least one", 0));
+        }
+        one_by_one(method, format)
+    }
+
+    /// What `method` chooses, for it is this.
+    ///
+    /// # Errors
+    /// Those of [`Method::choose`].
+    pub fn choose(
+        self,
+        method: &dyn Method,
+        weights: &Matrix,
+        format: &dyn Format,
+        inputs: Option<&Inputs>,
+    ) -> Result<Quantized> {
+        method.check(format)?;
+        let inputs = known(method, weights, inputs)?;
+        self.run(weights, format, inputs, Applied::by(method.name()))
+    }
+
     /// The codes and grids of least error of outputs that were seen, for each row, or for all where they share a grid.
     ///
     /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) if the format cannot store a shape or a range;
-    /// [`Error::Interrupted`](crate::Error::Interrupted).
-    pub fn run(
+    /// [`Error::Argument`] if the format cannot store a shape or a range; [`Error::Interrupted`].
+    fn run(
         self,
         weights: &Matrix,
         format: &dyn Format,

@@ -13,12 +13,11 @@
 //! eight samples at a time: it needs no samples and its gradient is no estimate. Each row keeps its own best round. Any format of one
 //! weight at a time: v is in units of the gap a weight lies in.
 
-use super::gptq::check_vector;
-use super::{Method, known};
+use super::{Method, parameter};
+use crate::Result;
 use crate::quant::calibration::Inputs;
 use crate::quant::learn::{Learn, Rule};
-use crate::quant::{Applied, Format, Matrix, Quantized};
-use crate::{Error, Result};
+use crate::quant::{Format, Matrix, Quantized};
 
 /// Rounding and ranges by signed gradient descent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,10 +45,7 @@ impl Method for AutoRound {
     }
 
     fn check(&self, format: &dyn Format) -> Result<()> {
-        if self.rounds == 0 {
-            return Err(Error::argument("rounds of AutoRound", "at least one", 0));
-        }
-        check_vector(self, format)
+        Learn::check(self, format, self.rounds)
     }
 
     fn choose(
@@ -58,8 +54,6 @@ impl Method for AutoRound {
         format: &dyn Format,
         inputs: Option<&Inputs>,
     ) -> Result<Quantized> {
-        self.check(format)?;
-        let inputs = known(self, weights, inputs)?;
         let learn = Learn {
             rounds: self.rounds,
             rule: Rule::Sign {
@@ -67,14 +61,11 @@ impl Method for AutoRound {
             },
             has_offsets: true,
         };
-        learn.run(weights, format, inputs, Applied::by(self.name()))
+        learn.choose(self, weights, format, inputs)
     }
 
     fn named(&self, name: &str) -> Option<Box<dyn Method>> {
-        let rounds = match name.strip_prefix("autoround")? {
-            "" => AutoRound::default().rounds,
-            rest => rest.strip_prefix('-')?.parse().ok()?,
-        };
+        let rounds = parameter(name, ("autoround", "-"), AutoRound::default().rounds)?;
         Some(Box::new(AutoRound { rounds }))
     }
 }

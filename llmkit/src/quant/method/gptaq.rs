@@ -14,8 +14,8 @@
 //! **Where we differ.** α = 0.25 as in the authors' code; the paper derives 1 (`gptaq-alpha1`), which ruined the model we tried it on. What is right of a block is corrected with the
 //! weight as it was at its turn, as inside the block; the code takes the rounded one there. It needs a recipe with `sequential`.
 
-use super::gptq::{Order, check_vector, columns};
-use super::{Method, known};
+use super::gptq::{Order, columns};
+use super::{Method, known, one_by_one};
 use crate::quant::calibration::Inputs;
 use crate::quant::feedback::{Factor, Grids, Sweep};
 use crate::quant::{Applied, Format, Matrix, Quantized};
@@ -66,7 +66,7 @@ impl Method for Gptaq {
         if !self.alpha.is_finite() {
             return Err(Error::argument("α of GPTAQ", "a finite number", self.alpha));
         }
-        check_vector(self, format)
+        one_by_one(self, format)
     }
 
     fn choose(

@@ -15,11 +15,11 @@
 //! before. A grid that is fitted when its group begins sees all errors made so far; in the authors' code those of the block of
 //! 128 columns it is in are missing. All arithmetic is in f64.
 
-use super::{Method, known};
+use super::{Method, known, one_by_one};
+use crate::Result;
 use crate::quant::calibration::Inputs;
 use crate::quant::feedback::{Factor, Sweep};
 use crate::quant::{Applied, Format, Matrix, Quantized};
-use crate::{Error, Result};
 
 pub use crate::quant::feedback::Grids;
 
@@ -85,22 +85,6 @@ pub(super) fn columns(order: Order, inputs: &Inputs) -> Vec<usize> {
     columns
 }
 
-/// Refuses formats that round several weights at once.
-pub(super) fn check_vector(method: &dyn Method, format: &dyn Format) -> Result<()> {
-    match format.vector() {
-        1 => Ok(()),
-        vector => {
-            let what = format!("{} with {}", method.name(), format.name());
-            let expected = "a format that rounds weights one by one, as the method decides for each on its own";
-            let got = match vector {
-                usize::MAX => "one that rounds a block at once".to_owned(),
-                vector => format!("one that rounds {vector} at once"),
-            };
-            Err(Error::argument(what, expected, got))
-        }
-    }
-}
-
 impl Method for Gptq {
     fn name(&self) -> String {
         let mut name = "gptq".to_owned();
@@ -123,7 +107,7 @@ impl Method for Gptq {
     }
 
     fn check(&self, format: &dyn Format) -> Result<()> {
-        check_vector(self, format)
+        one_by_one(self, format)
     }
 
     fn choose(

@@ -69,6 +69,10 @@ impl Method for Had {
         false
     }
 
+    fn is_plain(&self) -> bool {
+        false
+    }
+
     fn check(&self, format: &dyn Format) -> Result<()> {
         self.turn.rotations(1, 1)?;
         super::inside(self, self.inner.as_ref(), format)

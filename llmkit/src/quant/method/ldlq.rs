@@ -15,7 +15,7 @@
 //! the other once all of them are rounded, which gives the same. A trellis of a whole row is fed back into nothing: blocks lie in rows, in the
 //! paper in tiles of 16 × 16. Within a vector, H is not looked at, as in the papers.
 
-use super::{Method, known};
+use super::{Method, known, parameter};
 use crate::quant::calibration::Inputs;
 use crate::quant::feedback::{Factor, Grids, Sweep};
 use crate::quant::{Applied, Format, Granularity, Matrix, Quantized};
@@ -71,10 +71,7 @@ impl Method for Ldlq {
     }
 
     fn named(&self, name: &str) -> Option<Box<dyn Method>> {
-        let damping = match name.strip_prefix("ldlq")? {
-            "" => Ldlq::default().damping,
-            rest => rest.strip_prefix("-damp")?.parse().ok()?,
-        };
+        let damping = parameter(name, ("ldlq", "-damp"), Ldlq::default().damping)?;
         Some(Box::new(Ldlq { damping }))
     }
 }

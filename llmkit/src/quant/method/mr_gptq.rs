@@ -9,8 +9,7 @@
 //! the authors optimize scales of NVFP4 by groups and of the tensor in turns. A group for whose size there is no Hadamard matrix is turned
 //! in blocks of the greatest power of two that divides it; rows and matrices under one scale, in blocks of 128.
 
-use super::gptq::check_vector;
-use super::{Gptq, Had, Method};
+use super::{Gptq, Had, Method, one_by_one};
 use crate::Result;
 use crate::linalg::hadamard::Hadamard;
 use crate::quant::calibration::Inputs;
@@ -45,8 +44,12 @@ impl Method for MrGptq {
         false
     }
 
+    fn is_plain(&self) -> bool {
+        false
+    }
+
     fn check(&self, format: &dyn Format) -> Result<()> {
-        check_vector(self, format)
+        one_by_one(self, format)
     }
 
     fn choose(

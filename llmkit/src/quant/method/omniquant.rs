@@ -12,12 +12,11 @@
 //! gradient, the authors take 2,560 at 0.01 on samples. Each row keeps its best round, rounding to nearest being the first. The other half of
 //! OmniQuant, learnable equivalent transformations (LET), is not here.
 
-use super::gptq::check_vector;
-use super::{Method, known};
+use super::{Method, parameter};
+use crate::Result;
 use crate::quant::calibration::Inputs;
 use crate::quant::learn::{Learn, Rule};
-use crate::quant::{Applied, Format, Matrix, Quantized};
-use crate::{Error, Result};
+use crate::quant::{Format, Matrix, Quantized};
 
 /// Learned clipping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,10 +47,7 @@ impl Method for OmniQuant {
     }
 
     fn check(&self, format: &dyn Format) -> Result<()> {
-        if self.rounds == 0 {
-            return Err(Error::argument("rounds of LWC", "at least one", 0));
-        }
-        check_vector(self, format)
+        Learn::check(self, format, self.rounds)
     }
 
     fn choose(
@@ -60,21 +56,16 @@ impl Method for OmniQuant {
         format: &dyn Format,
         inputs: Option<&Inputs>,
     ) -> Result<Quantized> {
-        self.check(format)?;
-        let inputs = known(self, weights, inputs)?;
         let learn = Learn {
             rounds: self.rounds,
             rule: Rule::Adam { rate: RATE },
             has_offsets: false,
         };
-        learn.run(weights, format, inputs, Applied::by(self.name()))
+        learn.choose(self, weights, format, inputs)
     }
 
     fn named(&self, name: &str) -> Option<Box<dyn Method>> {
-        let rounds = match name.strip_prefix("lwc")? {
-            "" => OmniQuant::default().rounds,
-            rest => rest.strip_prefix('-')?.parse().ok()?,
-        };
+        let rounds = parameter(name, ("lwc", "-"), OmniQuant::default().rounds)?;
         Some(Box::new(OmniQuant { rounds }))
     }
 }

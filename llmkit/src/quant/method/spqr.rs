@@ -101,6 +101,10 @@ impl Method for Spqr {
         self.inner.is_projection()
     }
 
+    fn is_plain(&self) -> bool {
+        false
+    }
+
     fn check(&self, format: &dyn Format) -> Result<()> {
         if !(0.0..=50.0).contains(&self.percent) {
             return Err(Error::argument("percent of SpQR", "0 … 50", self.percent));

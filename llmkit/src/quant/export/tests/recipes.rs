@@ -26,6 +26,7 @@ fn what_is_exported_is_read_again_with_the_same_logits() {
         ("rtn:Q4_1,ffn_down=Q8_0", Layout::Gguf(Types::default())),
         ("rotate-offline,awq-scales,gptq:int4-affine-g32", f32),
         ("gptq:nf4-g32,eora-r4", f32),
+        ("had16-rtn:int4-g32", f32),
         ("gptq:int4-g32", Layout::Gptq(BlockType::F32)),
         ("rtn:int4-affine-g32", Layout::Awq(BlockType::F32)),
         (
@@ -73,6 +74,13 @@ fn what_a_layout_cannot_hold_is_said_before_anything_is_done() {
     for (text, layout, says) in [
         ("rotate,rtn:int4-g32", gguf, "rotate-offline"),
         ("rtn:int4-g32,lorc-r2", gguf, "plain folder"),
+        ("had16-rtn:int4-g32", gguf, "blk.0.attn_q"),
+        ("rtn:int4-g32,ffn_up=spqr1-rtn:int4-g32", gguf, "spqr1-rtn"),
+        (
+            "mr-gptq:int4-g32",
+            Layout::Gptq(BlockType::F16),
+            "codes and grids",
+        ),
         ("rtn:nf4-g32", gguf, "nf4-g32"),
         ("rtn:int4-g20", gguf, "multiple of 32"),
         ("rtn:int4-g32,ffn_up=int3-g32", gguf, "int3-symmetric-g32"),

@@ -1,11 +1,13 @@
-//! The contracts of [`Format`](super::Format), run over every format and every sample, and bugs that they catch.
+//! The contracts of [`Format`](crate::quant::Format), run over every format and every sample, and bugs that they catch.
 
 use half::f16;
 
-use super::format::{AnyFormat, Format, Granularity, Grid, IntAffine, Load, Store, Whole, all};
-use super::method::Rtn;
-use super::{Matrix, Method, Quantized, samples};
 use crate::Result;
+use crate::quant::format::{
+    AnyFormat, Format, Granularity, Grid, IntAffine, Load, Store, Whole, all,
+};
+use crate::quant::method::Rtn;
+use crate::quant::{Matrix, Method, Quantized, samples};
 
 /// Every contract on one format and one matrix; the first that is broken, in words.
 fn broken_contract(format: &dyn Format, weights: &Matrix) -> Result<(), String> {
