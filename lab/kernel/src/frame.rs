@@ -19,7 +19,7 @@ pub enum Frame {
     Complete,
     /// The cell process ended.
     Exited(String),
-    /// Answer to [`PING`]: everything the cell process had printed has been sent.
+    /// Answer to [`PING`](crate::child::PING): everything the cell process had printed has been sent.
     Pong,
 }
 
