@@ -115,7 +115,8 @@ mod tests {
             kept >= seen && kept <= seen * (1.0 + 1.0 / 128.0),
             "{kept} {seen}"
         );
-        assert!(all >= kept, "{all} {kept}");
+        // So that a count of all tokens would have been noticed above.
+        assert!(all > kept * 1.02, "{all} {kept}");
         Ok(())
     }
 
