@@ -19,7 +19,7 @@ use serde_json::Value;
 struct Options {
     /// Name of a model, or path of a GGUF file or a Hugging Face folder
     model: String,
-    /// Name of a corpus (botchan, alice, lee, wikitext-2), or path of a text file
+    /// Name of a corpus (botchan, alice, lee, bottle, wikitext-2), or path of a text file
     #[arg(long, value_name = "NAME|FILE", default_value = "wikitext-2")]
     corpus: String,
     /// llamacpp:CTX, gptq2048, strided:CTX:STRIDE or word

@@ -23,6 +23,7 @@ mod lay_out;
 mod message;
 mod metadata;
 mod parent;
+mod publish;
 mod running;
 mod server;
 mod shim;

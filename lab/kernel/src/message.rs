@@ -1,25 +1,7 @@
 //! Messages to Jupyter.
 
-use anyhow::{Context, Result};
 use jupyter_protocol::{JupyterMessage, JupyterMessageContent, UnknownMessage};
-use jupyter_zmq_client::KernelIoPubConnection;
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
-
-/// Tells what the kernel is doing: `busy` or `idle`.
-pub async fn status(
-    iopub: &Mutex<KernelIoPubConnection>,
-    request: &JupyterMessage,
-    state: &str,
-) -> Result<()> {
-    let content = json!({ "execution_state": state });
-    iopub
-        .lock()
-        .await
-        .send(message("status", content, request))
-        .await
-        .context("publish status")
-}
 
 /// A message in answer to `request`.
 pub fn message(kind: &str, content: Value, request: &JupyterMessage) -> JupyterMessage {

@@ -10,17 +10,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use jupyter_protocol::{ConnectionInfo, JupyterMessage, JupyterMessageContent};
 use jupyter_zmq_client::{
-    KernelIoPubConnection, create_kernel_control_connection, create_kernel_heartbeat_connection,
+    create_kernel_control_connection, create_kernel_heartbeat_connection,
     create_kernel_iopub_connection, create_kernel_shell_connection, create_kernel_stdin_connection,
 };
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
-use crate::display;
-use crate::evaluate::{Evaluator, Event, Failure};
+use crate::evaluate::{Evaluator, Failure};
 use crate::interrupt::Interrupter;
 use crate::jobs::{Job, Startup, bytes, evaluate};
-use crate::message::{kernel_info, message, status};
+use crate::message::{kernel_info, message};
+use crate::publish::Publisher;
 
 /// How the evaluator comes about: made on its own thread, when the server is already listening.
 pub type MakeEvaluator = Box<dyn FnOnce(&dyn Fn(String)) -> Result<Evaluator> + Send>;
@@ -76,12 +76,12 @@ async fn serve(connection: ConnectionInfo, make: MakeEvaluator) -> Result<()> {
         }
     });
     let mut server = Server {
-        iopub: Arc::new(Mutex::new(iopub)),
+        publisher: Publisher::new(iopub),
         jobs,
         startup,
         count: 0,
     };
-    let control_iopub = Arc::clone(&server.iopub);
+    let publisher = server.publisher.clone();
     let shell = tokio::spawn(async move {
         while let Some(request) = queued.recv().await {
             match server.answer(&request, &mut queued).await {
@@ -105,14 +105,14 @@ async fn serve(connection: ConnectionInfo, make: MakeEvaluator) -> Result<()> {
                 continue;
             }
         };
-        status(&control_iopub, &request, "busy").await?;
+        publisher.status(&request, "busy").await?;
         match &request.content {
             JupyterMessageContent::ShutdownRequest(shutdown) => {
                 let content = json!({ "status": "ok", "restart": shutdown.restart });
                 control
                     .send(message("shutdown_reply", content, &request))
                     .await?;
-                status(&control_iopub, &request, "idle").await?;
+                publisher.status(&request, "idle").await?;
                 break;
             }
             JupyterMessageContent::InterruptRequest(_) => {
@@ -134,7 +134,7 @@ async fn serve(connection: ConnectionInfo, make: MakeEvaluator) -> Result<()> {
             }
             _ => {}
         }
-        status(&control_iopub, &request, "idle").await?;
+        publisher.status(&request, "idle").await?;
     }
     shell.abort();
     if let Some(interrupter) = interrupter.get() {
@@ -146,7 +146,7 @@ async fn serve(connection: ConnectionInfo, make: MakeEvaluator) -> Result<()> {
 }
 
 struct Server {
-    iopub: Arc<Mutex<KernelIoPubConnection>>,
+    publisher: Publisher,
     jobs: std::sync::mpsc::Sender<Job>,
     startup: tokio::sync::watch::Receiver<Startup>,
     count: u64,
@@ -159,7 +159,7 @@ impl Server {
         request: &JupyterMessage,
         queued: &mut mpsc::UnboundedReceiver<JupyterMessage>,
     ) -> Result<Vec<JupyterMessage>> {
-        status(&self.iopub, request, "busy").await?;
+        self.publisher.status(request, "busy").await?;
         let mut answers = Vec::new();
         match &request.content {
             JupyterMessageContent::KernelInfoRequest(_) => {
@@ -234,7 +234,7 @@ impl Server {
             _ => {}
         }
         // The reply leaves before `idle`, which tells clients that nothing more will come.
-        status(&self.iopub, request, "idle").await?;
+        self.publisher.status(request, "idle").await?;
         Ok(answers)
     }
 
@@ -258,14 +258,15 @@ impl Server {
             self.count += 1;
         }
         let count = self.count;
-        self.publish(
-            "execute_input",
-            json!({ "code": code, "execution_count": count }),
-            request,
-        )
-        .await?;
+        self.publisher
+            .publish(
+                "execute_input",
+                json!({ "code": code, "execution_count": count }),
+                request,
+            )
+            .await?;
         if let Err(failure) = self.wait_until_ready(request).await? {
-            return self.fail(&failure, count, request).await;
+            return self.publisher.fail(&failure, count, request).await;
         }
         let (events, mut received) = mpsc::unbounded_channel();
         let (reply, mut answer) = oneshot::channel();
@@ -280,33 +281,35 @@ impl Server {
             traceback: vec!["the evaluator is gone: restart the kernel".to_owned()],
         };
         if self.jobs.send(job).is_err() {
-            return self.fail(&gone(), count, request).await;
+            return self.publisher.fail(&gone(), count, request).await;
         }
         let mut bars = std::collections::HashMap::new();
         let outcome = loop {
             tokio::select! {
                 biased;
                 event = received.recv() => match event {
-                    Some(event) => self.show(event, &mut bars, request).await?,
+                    Some(event) => self.publisher.show(event, &mut bars, request).await?,
                     None => break (&mut answer).await,
                 },
                 outcome = &mut answer => break outcome,
             }
         };
         while let Ok(event) = received.try_recv() {
-            self.show(event, &mut bars, request).await?;
+            self.publisher.show(event, &mut bars, request).await?;
         }
         match outcome.unwrap_or_else(|_| Err(gone())) {
             Ok(result) => {
                 if let (Some(data), false) = (result, silent) {
                     let content = json!({ "execution_count": count, "data": data, "metadata": {} });
-                    self.publish("execute_result", content, request).await?;
+                    self.publisher
+                        .publish("execute_result", content, request)
+                        .await?;
                 }
                 Ok(
                     json!({ "status": "ok", "execution_count": count, "payload": [], "user_expressions": {} }),
                 )
             }
-            Err(failure) => self.fail(&failure, count, request).await,
+            Err(failure) => self.publisher.fail(&failure, count, request).await,
         }
     }
 
@@ -330,7 +333,8 @@ impl Server {
                     if !note.is_empty() && note != said && start.elapsed() > Duration::from_secs(1)
                     {
                         let text = format!("llmkit: {note}\n");
-                        self.publish("stream", json!({ "name": "stderr", "text": text }), request)
+                        self.publisher
+                            .publish("stream", json!({ "name": "stderr", "text": text }), request)
                             .await?;
                         said = note;
                     }
@@ -338,67 +342,6 @@ impl Server {
             }
             let _ = tokio::time::timeout(Duration::from_secs(1), self.startup.changed()).await;
         }
-    }
-
-    async fn fail(&self, failure: &Failure, count: u64, request: &JupyterMessage) -> Result<Value> {
-        let error = json!({ "ename": failure.name, "evalue": failure.message, "traceback": failure.traceback });
-        self.publish("error", error.clone(), request).await?;
-        let mut content = json!({ "status": "error", "execution_count": count });
-        if let (Some(content), Some(error)) = (content.as_object_mut(), error.as_object()) {
-            content.extend(error.clone());
-        }
-        Ok(content)
-    }
-
-    /// Publishes one event. A progress bar's first state opens a display, later ones update it.
-    async fn show(
-        &self,
-        event: Event,
-        bars: &mut std::collections::HashMap<u64, String>,
-        request: &JupyterMessage,
-    ) -> Result<()> {
-        match event {
-            Event::Stream(name, text) => {
-                self.publish("stream", json!({ "name": name, "text": text }), request)
-                    .await
-            }
-            Event::Display(data) => {
-                self.publish(
-                    "display_data",
-                    json!({ "data": data, "metadata": {} }),
-                    request,
-                )
-                .await
-            }
-            Event::Progress(state) => {
-                let bar = state["id"].as_u64().unwrap_or(0);
-                let is_new = !bars.contains_key(&bar);
-                let id = bars
-                    .entry(bar)
-                    .or_insert_with(|| uuid::Uuid::new_v4().to_string());
-                let kind = if is_new {
-                    "display_data"
-                } else {
-                    "update_display_data"
-                };
-                let data = display::progress(&state);
-                self.publish(
-                    kind,
-                    json!({ "data": data, "metadata": {}, "transient": { "display_id": id } }),
-                    request,
-                )
-                .await
-            }
-        }
-    }
-
-    async fn publish(&self, kind: &str, content: Value, request: &JupyterMessage) -> Result<()> {
-        self.iopub
-            .lock()
-            .await
-            .send(message(kind, content, request))
-            .await
-            .with_context(|| format!("publish {kind}"))
     }
 
     /// After a failed cell: those sent behind it are not run (Run-All stops), other requests are answered.
@@ -411,10 +354,10 @@ impl Server {
         let mut answers = Vec::new();
         while let Ok(request) = queued.try_recv() {
             if matches!(request.content, JupyterMessageContent::ExecuteRequest(_)) {
-                status(&self.iopub, &request, "busy").await?;
+                self.publisher.status(&request, "busy").await?;
                 let content = json!({ "status": "aborted" });
                 answers.push(message("execute_reply", content, &request));
-                status(&self.iopub, &request, "idle").await?;
+                self.publisher.status(&request, "idle").await?;
             } else {
                 answers.extend(Box::pin(self.answer(&request, queued)).await?);
             }

@@ -270,6 +270,24 @@ fn corpora() -> Vec<Entry> {
             )],
         ),
         entry(
+            "bottle",
+            "Bottle, a web framework in one file: 180 kB of Python, for texts that are not prose",
+            "MIT",
+            vec![edition(
+                python_index("bottle", "0.13.4"),
+                Some(pinned(
+                    "bottle-0.13.4-py2.py3-none-any.whl",
+                    103_807,
+                    "045684fbd2764eac9cdeb824861d1551d113e8b683d8d26e296898d3dd99a12e",
+                )),
+                pinned(
+                    "bottle.py",
+                    180_066,
+                    "e7e27201eda83d31324484235b1f17b77b26c1d1c015023101fdd84f5fd70176",
+                ),
+            )],
+        ),
+        entry(
             "wikitext-2",
             "WikiText-2 raw, test split (Merity, Xiong, Bradbury, Socher 2016): 1.29 MB of Wikipedia articles",
             "CC BY-SA 3.0 / GFDL",

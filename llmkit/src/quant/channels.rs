@@ -55,6 +55,7 @@ pub struct Channels {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Statistics {
     found: BTreeMap<String, Channels>,
+    windows: Vec<Vec<u32>>,
 }
 
 impl Statistics {
@@ -112,6 +113,17 @@ impl Statistics {
         self.found.insert(name.to_owned(), channels);
     }
 
+    /// The tokens that they are of, window by window; empty if nobody said.
+    pub fn windows(&self) -> &[Vec<u32>] {
+        &self.windows
+    }
+
+    /// The same, of these tokens.
+    pub fn with_windows(mut self, windows: Vec<Vec<u32>>) -> Statistics {
+        self.windows = windows;
+        self
+    }
+
     /// Names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.found.keys().map(String::as_str)
@@ -137,6 +149,7 @@ impl From<&Calibration> for Statistics {
         let found = calibration.all();
         Statistics {
             found: found.map(|it| (it.name().to_owned(), it.into())).collect(),
+            windows: calibration.samples().windows().to_vec(),
         }
     }
 }
@@ -186,6 +199,7 @@ impl Collect {
         });
         Statistics {
             found: found.collect(),
+            ..Statistics::default()
         }
     }
 }

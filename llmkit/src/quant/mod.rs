@@ -66,6 +66,7 @@ pub mod site;
 mod step;
 mod stored;
 mod sweep;
+mod tape;
 pub mod transform;
 
 pub use applied::{Applied, Damping};

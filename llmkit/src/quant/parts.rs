@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::linalg::Hadamard;
+use crate::linalg::{Hadamard, Orthogonal};
 use crate::model::{Config, Llama, WeightType};
 use crate::{Error, Result};
 
@@ -56,17 +56,17 @@ impl Plain {
     ///
     /// # Panics
     /// If K is not a multiple of the rotation's order.
-    pub fn rotate_rows(&mut self, rotation: &Hadamard) {
+    pub fn rotate_rows(&mut self, rotation: &dyn Orthogonal) {
         assert!(self.columns.is_multiple_of(rotation.order()), "order");
         let parts = self.values.par_chunks_exact_mut(rotation.order());
-        parts.for_each(|part| rotation.apply(part));
+        parts.for_each(|part| rotation.turn(part));
     }
 
     /// Qᵀ·W, with Q the rotation, or as many copies of it along the diagonal as fit N.
     ///
     /// # Panics
     /// If N is not a multiple of the rotation's order.
-    pub fn rotate_columns(&mut self, rotation: &Hadamard) {
+    pub fn rotate_columns(&mut self, rotation: &dyn Orthogonal) {
         *self = self.transposed();
         self.rotate_rows(rotation);
         *self = self.transposed();

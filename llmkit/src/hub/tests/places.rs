@@ -347,6 +347,9 @@ fn own_files_and_unknown_names() {
     );
     for unknown in ["", "botchn", "smollm2-135m-instruct"] {
         let text = crate::hub::corpus(unknown).unwrap_err().to_string();
-        assert!(text.contains("botchan, alice, lee, wikitext-2"), "{text}");
+        assert!(
+            text.contains("botchan, alice, lee, bottle, wikitext-2"),
+            "{text}"
+        );
     }
 }

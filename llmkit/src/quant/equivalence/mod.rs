@@ -136,7 +136,8 @@ fn run(network: &Llama, hook: Option<&mut dyn crate::model::Hook>) -> Vec<f32> {
 pub(super) fn collected(network: &Llama) -> Statistics {
     let mut collect = Collect::new(true);
     run(network, Some(&mut collect));
-    collect.finish()
+    let windows = tokens().chunks(20).map(<[u32]>::to_vec).collect();
+    collect.finish().with_windows(windows)
 }
 
 fn members() -> Vec<Box<dyn Transform>> {
@@ -253,6 +254,9 @@ fn names_are_read_back_and_short_ones_have_defaults() {
         ("rotate", "rotate-seed0"),
         ("rotate-seed7", "rotate-seed7"),
         ("rotate-stream", "rotate-stream-seed0"),
+        ("spin", "spin-a4-steps100-seed0"),
+        ("spin-a8-steps5", "spin-a8-steps5-seed0"),
+        ("spin-offline-seed2", "spin-offline-a4-steps100-seed2"),
         ("smooth", "smooth-a0.5"),
         ("smooth-a0.85-down+values", "smooth-a0.85-down+values"),
         ("awq", "awq-for-int4-symmetric-g64"),
@@ -264,6 +268,8 @@ fn names_are_read_back_and_short_ones_have_defaults() {
     for (odd, says) in [
         ("rotat", "permute"),
         ("rotate-seedx", "permute"),
+        ("spin-b4", "permute"),
+        ("spin-a9", "2 … 8"),
         ("smooth-a", "permute"),
         ("smooth-a0.5-head", "permute"),
         ("smooth-a1.5", "0 … 1"),

@@ -35,11 +35,13 @@ pub mod awq;
 pub mod permute;
 pub mod rotate;
 pub mod smooth;
+pub mod spin;
 
 pub use awq::Awq;
 pub use permute::Permute;
 pub use rotate::Rotate;
 pub use smooth::Smooth;
+pub use spin::Spin;
 
 /// A change of a network that leaves its function the same.
 pub trait Transform: fmt::Debug + Send + Sync {
@@ -188,6 +190,10 @@ pub fn all() -> Vec<Family> {
         Family {
             name: "smooth",
             members: smooth::members,
+        },
+        Family {
+            name: "spin",
+            members: spin::members,
         },
     ]
 }

@@ -22,7 +22,7 @@
 use std::sync::Arc;
 
 use super::{Report, Transform};
-use crate::linalg::Hadamard;
+use crate::linalg::{Hadamard, Orthogonal};
 use crate::quant::parts::{Parts, edit};
 use crate::quant::{Format, Statistics};
 use crate::{Error, Result, interrupt};
@@ -111,21 +111,15 @@ impl Transform for Rotate {
         );
         match &heads {
             Some(heads) => {
-                rotate_values(parts, heads)?;
+                for n in 0..config.layers {
+                    rotate_values(parts, n, heads)?;
+                }
                 report.done("values of each head", format!("rotated by {heads}"));
             }
             None => report.skipped("values of each head", "not asked for"),
         }
         match &ffn {
-            Some(ffn) => {
-                for n in 0..config.layers {
-                    parts.set_ffn_rotation(n, Arc::clone(ffn))?;
-                    edit(parts, &format!("blk.{n}.ffn_down.weight"), |w| {
-                        w.rotate_rows(ffn)
-                    })?;
-                }
-                report.done("input of ffn_down", format!("rotated on its way by {ffn}"));
-            }
+            Some(ffn) => rotate_ffn(parts, ffn, &mut report)?,
             None => report.skipped("input of ffn_down", "not asked for"),
         }
         Ok(report)
@@ -154,16 +148,16 @@ impl Transform for Rotate {
 }
 
 /// Takes the gain of a norm for the matrices that follow it, and leaves ones.
-fn fold(parts: &mut dyn Parts, norm: &str) -> Result<Vec<f64>> {
+pub(super) fn fold(parts: &mut dyn Parts, norm: &str) -> Result<Vec<f64>> {
     let gain = parts.vector(norm)?;
     parts.set_vector(norm, &vec![1.0; gain.len()])?;
     Ok(gain)
 }
 
 /// Rotates the residual stream; `fold` gives the gain of a norm and takes it away.
-fn rotate_stream(
+pub(super) fn rotate_stream(
     parts: &mut dyn Parts,
-    rotation: &Hadamard,
+    rotation: &dyn Orthogonal,
     fold: impl Fn(&mut dyn Parts, &str) -> Result<Vec<f64>>,
 ) -> Result<()> {
     // The head first: set, it is no longer the embedding.
@@ -195,24 +189,43 @@ fn rotate_stream(
     Ok(())
 }
 
-/// Rotates the values of each head.
-fn rotate_values(parts: &mut dyn Parts, rotation: &Hadamard) -> Result<()> {
-    for n in 0..parts.config().layers {
-        interrupt::check("rotate values")?;
-        edit(parts, &format!("blk.{n}.attn_v.weight"), |w| {
-            w.rotate_columns(rotation)
-        })?;
-        edit(parts, &format!("blk.{n}.attn_output.weight"), |w| {
-            w.rotate_rows(rotation)
-        })?;
-        if parts.config().has_biases {
-            let name = format!("blk.{n}.attn_v.bias");
-            let mut bias = parts.vector(&name)?;
-            bias.chunks_exact_mut(rotation.order())
-                .for_each(|head| rotation.apply(head));
-            parts.set_vector(&name, &bias)?;
-        }
+/// Rotates the values of each head of layer `n`.
+pub(super) fn rotate_values(
+    parts: &mut dyn Parts,
+    n: usize,
+    rotation: &dyn Orthogonal,
+) -> Result<()> {
+    interrupt::check("rotate values")?;
+    edit(parts, &format!("blk.{n}.attn_v.weight"), |w| {
+        w.rotate_columns(rotation)
+    })?;
+    edit(parts, &format!("blk.{n}.attn_output.weight"), |w| {
+        w.rotate_rows(rotation)
+    })?;
+    if parts.config().has_biases {
+        let name = format!("blk.{n}.attn_v.bias");
+        let mut bias = parts.vector(&name)?;
+        bias.chunks_exact_mut(rotation.order())
+            .for_each(|head| rotation.turn(head));
+        parts.set_vector(&name, &bias)?;
     }
+    Ok(())
+}
+
+/// Rotates the input of every `ffn_down` on its way.
+pub(super) fn rotate_ffn(
+    parts: &mut dyn Parts,
+    rotation: &Arc<Hadamard>,
+    report: &mut Report,
+) -> Result<()> {
+    for n in 0..parts.config().layers {
+        parts.set_ffn_rotation(n, Arc::clone(rotation))?;
+        edit(parts, &format!("blk.{n}.ffn_down.weight"), |w| {
+            w.rotate_rows(&**rotation)
+        })?;
+    }
+    let what = format!("rotated on its way by {rotation}");
+    report.done("input of ffn_down", what);
     Ok(())
 }
 
@@ -256,11 +269,10 @@ mod tests {
             .unwrap();
         let before = Exact::of(&network);
         let mut after = before.clone();
-        rotate_values(
-            &mut after,
-            &Hadamard::random(network.config().head_dim, 0).unwrap(),
-        )
-        .unwrap();
+        let rotation = Hadamard::random(network.config().head_dim, 0).unwrap();
+        for n in 0..network.config().layers {
+            rotate_values(&mut after, n, &rotation).unwrap();
+        }
         assert!(difference(&before, &after) < 1e-12);
         let name = "blk.0.attn_v.bias";
         after
