@@ -20,14 +20,22 @@ const SNAPSHOT_COST: f64 = 20.0;
 pub fn setup(place: &Place) -> Result<()> {
     place.open_cache()?;
     announce(place);
+    let venv = Venv::find(place)?;
     if cargo::is_offline() {
         // What cannot be fetched is said now, not after minutes of compiling.
-        Venv::find(place)?.ensure(place)?;
+        venv.ensure(place)?;
     }
     rust_src(place);
-    kernel(place)?;
-    snapshot(place)?;
-    Venv::find(place)?.ensure(place)
+    std::thread::scope(|scope| {
+        // Mostly waiting for the network, so beside compiling.
+        let python = scope.spawn(|| venv.ensure(place));
+        kernel(place)?;
+        snapshot(place)?;
+        match python.join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
 }
 
 /// Makes what running cells needs: the kernel, what cells link to, and the kernelspecs.

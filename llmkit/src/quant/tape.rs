@@ -10,13 +10,18 @@
 //!
 //! In f32 to learn, in f64 to be checked.
 
+mod ops;
+
+use std::sync::Arc;
+
 use candle_core::{D, DType, Device, Tensor};
 
+use self::ops::{Fixed, Turned, Unlikeliness, Weight};
 use super::parts::{Parts, Plain};
 use crate::kernels::rope::Pairs;
 use crate::linalg::Hadamard;
-use crate::model::Config;
 use crate::model::rope::frequencies;
+use crate::model::{Config, Engine, WeightType};
 use crate::{Error, Result};
 
 /// Rotations: orthogonal, if the function is to stay.
@@ -28,16 +33,15 @@ pub(super) struct Rotations {
     pub values: Vec<Tensor>,
 }
 
-/// Matrices as they multiply, (K, N).
 #[derive(Debug)]
 struct Layer {
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    output: Tensor,
-    gate: Tensor,
-    up: Tensor,
-    down: Tensor,
+    q: Weight,
+    k: Weight,
+    v: Weight,
+    output: Weight,
+    gate: Weight,
+    up: Weight,
+    down: Weight,
     /// Of queries, keys and values.
     biases: Option<[Tensor; 3]>,
     /// Gains of the norms of queries and keys.
@@ -50,11 +54,10 @@ pub(super) struct Tape {
     config: Config,
     dtype: DType,
     embedding: Tensor,
-    /// (width, V).
-    head: Tensor,
+    head: Weight,
     layers: Vec<Layer>,
-    /// What turns the inputs of `ffn_down` on their way (K, K).
-    ffn: Option<Tensor>,
+    /// What turns the inputs of `ffn_down` on their way.
+    ffn: Option<Arc<Hadamard>>,
 }
 
 impl Tape {
@@ -62,19 +65,29 @@ impl Tape {
     ///
     /// # Errors
     /// [`Error::NotFound`] if a part is missing; [`Error::Tensor`].
-    pub fn of(parts: &dyn Parts, ffn: Option<&Hadamard>, dtype: DType) -> Result<Tape> {
+    pub fn of(parts: &dyn Parts, ffn: Option<Arc<Hadamard>>, dtype: DType) -> Result<Tape> {
         let config = parts.config().clone();
         let tensor = |plain: Plain| -> Result<Tensor> {
             let shape = (plain.rows(), plain.columns);
             Ok(Tensor::from_vec(plain.values, shape, &Device::Cpu)?.to_dtype(dtype)?)
         };
-        // As it multiplies; `gain` is that of the norm in front.
-        let weight = |name: &str, gain: Option<&[f64]>| -> Result<Tensor> {
+        let engine = Engine::default();
+        // `gain` is that of the norm in front.
+        let weight = |name: &str, gain: Option<&[f64]>| -> Result<Weight> {
             let mut plain = parts.matrix(name)?;
             if let Some(gain) = gain {
                 plain.scale_columns(gain);
             }
-            tensor(plain.transposed())
+            let turned = plain.transposed();
+            if dtype != DType::F32 {
+                return Ok(Weight::Plain(tensor(turned)?));
+            }
+            let layer = |of: &Plain| WeightType::F32.layer(name, &of.to_f32(), of.columns);
+            Ok(Weight::Fixed(Fixed {
+                forward: layer(&plain)?,
+                back: layer(&turned)?,
+                engine: engine.clone(),
+            }))
         };
         let vector = |name: &str| -> Result<Tensor> {
             let values = parts.vector(name)?;
@@ -109,13 +122,7 @@ impl Tape {
             embedding: tensor(parts.matrix("token_embd.weight")?)?,
             head: weight("output.weight", Some(&parts.vector("output_norm.weight")?))?,
             layers: (0..config.layers).map(layer).collect::<Result<_>>()?,
-            ffn: match ffn {
-                Some(it) => Some(
-                    Tensor::from_vec(it.dense(), (it.order(), it.order()), &Device::Cpu)?
-                        .to_dtype(dtype)?,
-                ),
-                None => None,
-            },
+            ffn,
             config,
         })
     }
@@ -137,20 +144,13 @@ impl Tape {
             return Err(Error::argument("tokens to learn from", expected, got));
         }
         let logits = self.logits(windows, rotations, bits)?;
-        let next: Vec<u32> = (windows.iter())
-            .flat_map(|it| it[1..].iter().copied())
-            .collect();
-        let vocabulary = self.config.vocabulary;
         // The last token of a window has no next one.
-        let logits = logits
-            .reshape((windows.len(), length, vocabulary))?
-            .narrow(1, 0, length - 1)?
-            .reshape((next.len(), vocabulary))?;
-        let top = logits.max_keepdim(D::Minus1)?.detach();
-        let total = logits.broadcast_sub(&top)?.exp()?.sum_keepdim(D::Minus1)?;
-        let next = Tensor::from_vec(next, (windows.len() * (length - 1), 1), &Device::Cpu)?;
-        let chosen = logits.gather(&next, D::Minus1)?;
-        Ok(((total.log()? + top)? - chosen)?.mean_all()?)
+        let next = windows.iter().flat_map(|it| {
+            let after = it[1..].iter().copied().map(Some);
+            after.chain([None])
+        });
+        let next = next.collect();
+        Ok(logits.contiguous()?.apply_op1(Unlikeliness { next })?)
     }
 
     /// Logits (B·T, V).
@@ -178,16 +178,19 @@ impl Tape {
             let mixed = mixed.reshape(heads)?.matmul(values)?.reshape(across)?;
             let mixed = rounded(&mixed, bits)?.reshape(heads)?;
             let mixed = mixed.matmul(&values.t()?)?.reshape(across)?;
-            x = (x + mixed.matmul(&layer.output)?)?;
+            x = (x + layer.output.times(&mixed)?)?;
             let h = turned(&self.normed(&x)?)?;
-            let gated = (h.matmul(&layer.gate)?.silu()? * h.matmul(&layer.up)?)?;
+            let gated = (layer.gate.times(&h)?.silu()? * layer.up.times(&h)?)?;
             let gated = match &self.ffn {
-                Some(ffn) => gated.matmul(ffn)?,
+                Some(ffn) => gated.contiguous()?.apply_op1(Turned {
+                    rotation: Arc::clone(ffn),
+                    is_back: false,
+                })?,
                 None => gated,
             };
-            x = (x + rounded(&gated, bits)?.matmul(&layer.down)?)?;
+            x = (x + layer.down.times(&rounded(&gated, bits)?)?)?;
         }
-        Ok(self.normed(&x)?.matmul(&self.head)?)
+        self.head.times(&self.normed(&x)?)
     }
 
     /// x over its root mean square.
@@ -205,8 +208,8 @@ impl Tape {
         mask: &Tensor,
     ) -> Result<Tensor> {
         let c = &self.config;
-        let part = |weight: &Tensor, heads: usize, number: usize| -> Result<Tensor> {
-            let mut out = h.matmul(weight)?;
+        let part = |weight: &Weight, heads: usize, number: usize| -> Result<Tensor> {
+            let mut out = weight.times(h)?;
             if let Some(biases) = &layer.biases {
                 out = out.broadcast_add(&biases[number])?;
             }
@@ -309,7 +312,10 @@ mod tests {
     use candle_core::Var;
 
     use super::*;
+    use crate::model::Llama;
     use crate::quant::equivalence::{Exact, networks};
+    use crate::quant::transform::Rotate;
+    use crate::quant::{Statistics, Transform};
 
     fn square(n: usize, values: Vec<f64>) -> Tensor {
         Tensor::from_vec(values, (n, n), &Device::Cpu).unwrap()
@@ -337,12 +343,20 @@ mod tests {
         vec![window(1), window(2)]
     }
 
+    /// Networks as they are and, the first, with the inputs of `ffn_down` rotated on their way.
+    fn cases() -> Vec<(Llama, Option<Arc<Hadamard>>)> {
+        let (rotated, _) = (Rotate::new(0).run(&networks()[0], &Statistics::default())).unwrap();
+        let rotation = Arc::new(rotated.ffn_rotation(0).unwrap().clone());
+        let plain = networks().into_iter().map(|it| (it, None));
+        plain.chain([(rotated, Some(rotation))]).collect()
+    }
+
     /// With rotations that are orthogonal and nothing rounded it is the network, in f64, on every architecture.
     #[test]
     fn without_rounding_it_is_the_network() -> Result<()> {
-        for network in networks() {
+        for (network, ffn) in cases() {
             let exact = Exact::of(&network);
-            let tape = Tape::of(&network, None, DType::F64)?;
+            let tape = Tape::of(&network, ffn, DType::F64)?;
             let rotations = rotations(network.config(), 0.0);
             let found = tape.logits(&windows(), &rotations, None)?;
             let found: Vec<f64> = found.flatten_all()?.to_vec1()?;
@@ -372,8 +386,8 @@ mod tests {
     /// Central differences with steps h and h/2: they agree with the gradient to what their own difference says of them.
     #[test]
     fn gradients_are_those_of_differences() -> Result<()> {
-        for network in networks() {
-            let tape = Tape::of(&network, None, DType::F64)?;
+        for (network, ffn) in cases() {
+            let tape = Tape::of(&network, ffn, DType::F64)?;
             let start = rotations(network.config(), 0.05);
             let stream = Var::from_tensor(&start.stream)?;
             let values = Var::from_tensor(&start.values[1])?;
@@ -412,6 +426,35 @@ mod tests {
                 );
                 assert!(slope.abs() > 1e-3, "nothing to see: {slope}");
             }
+        }
+        Ok(())
+    }
+
+    /// In f32, by our kernels forward and back, loss and gradient are those of f64.
+    #[test]
+    fn single_precision_has_the_gradients_of_double() -> Result<()> {
+        for (network, ffn) in cases() {
+            let at = rotations(network.config(), 0.05);
+            let gradient = |dtype: DType| -> Result<(f64, Vec<f64>)> {
+                let tape = Tape::of(&network, ffn.clone(), dtype)?;
+                let cast = |it: &Tensor| it.to_dtype(dtype);
+                let stream = Var::from_tensor(&cast(&at.stream)?)?;
+                let rotations = Rotations {
+                    stream: stream.as_tensor().clone(),
+                    values: at.values.iter().map(cast).collect::<Result<_, _>>()?,
+                };
+                let loss = tape.loss(&windows(), &rotations, None)?;
+                let gradient = loss.backward()?.remove(&stream).expect("it is in the loss");
+                let wide = gradient.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
+                Ok((loss.to_dtype(DType::F64)?.to_scalar()?, wide))
+            };
+            let (exact, single) = (gradient(DType::F64)?, gradient(DType::F32)?);
+            assert!((exact.0 - single.0).abs() < 1e-3 * exact.0.abs());
+            let norm = |of: &[f64]| of.iter().map(|it| it * it).sum::<f64>().sqrt();
+            let pairs = exact.1.iter().zip(&single.1);
+            let off = norm(&pairs.map(|(a, b)| a - b).collect::<Vec<_>>());
+            println!("{:.1e} of the gradient", off / norm(&exact.1));
+            assert!(off < 1e-2 * norm(&exact.1), "{off} {}", norm(&exact.1));
         }
         Ok(())
     }
