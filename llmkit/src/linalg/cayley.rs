@@ -79,7 +79,10 @@ mod tests {
     fn steps_stay_orthogonal_and_reach_a_rotation() -> Result<()> {
         let n = 12;
         let start = Tensor::eye(n, DType::F64, &Device::Cpu)?;
-        let target = step(&start, &noise(n, 3.0), 0.6)?;
+        let mut target = start.clone();
+        for _ in 0..15 {
+            target = step(&target, &noise(n, 3.0), 0.6)?;
+        }
         let mut x = start.clone();
         let loss = |x: &Tensor| (x - &target)?.sqr()?.sum_all()?.to_scalar::<f64>();
         let before = loss(&x)?;
