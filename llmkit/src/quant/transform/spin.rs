@@ -4,7 +4,7 @@
 //! minimise over orthogonal Q, R₁ … R_L: the loss of the network on the calibration's tokens, inputs of its layers rounded to b bits
 //! ```
 //! From random Hadamard matrices on, by steps along the manifold ([`cayley`]); what is learned is folded into the weights as
-//! [`Rotate`](super::Rotate) folds what it draws, and the function without rounding stays as it was. Gradients are those of [`tape`](crate::quant::tape).
+//! [`Rotate`](super::Rotate) folds what it draws, and the function without rounding stays as it was. Gradients come from the network on the tape of candle (`quant/tape.rs`).
 //!
 //! Source: Z. Liu et al., *SpinQuant: LLM Quantization with Learned Rotations* (arXiv 2405.16406), sections 3.2 and 4.1: 100 steps, rate 1.5 falling to
 //! 0, weights not rounded while rotations are learned.
