@@ -61,7 +61,7 @@ pub fn list(is_json: bool) -> String {
     text + "after the format: @a8-token, @a8-g64, @a8-tensor, @a8-tensor-p99.9, @a8-outliers6 (inputs in few bits, LLM.int8())\n\
 at the end:       PLACE=[METHOD:]FORMAT (a matrix, a layer or a part of all layers), lorc-r16 or eora-r16\n\
 in front:         sequential, true-sequential (inputs of the network quantized so far), packed (run on codes)\n\
-defaults:         rotate is rotate-seed0, smooth is smooth-a0.5, awq is for the recipe's format, int4-g64 is int4-symmetric-g64;\n\
+defaults:         rotate is rotate-seed0, smooth is smooth-a0.5, spin is spin-a4-steps100-seed0 (slow), awq is for the recipe's format, int4-g64 is int4-symmetric-g64;\n\
                   a method's first name above has the settings of its paper"
 }
 
