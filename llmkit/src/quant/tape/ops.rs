@@ -170,6 +170,11 @@ fn log_sum<T: Copy + std::convert::Into<f64>>(row: &[T]) -> f64 {
     top + wide().map(|it: f64| (it - top).exp()).sum::<f64>().ln()
 }
 
+/// −ln p of the token `next` of a row.
+fn unlikeliness<T: Copy + std::convert::Into<f64>>(row: &[T], next: u32) -> f64 {
+    log_sum(row) - row[next as usize].into()
+}
+
 impl CustomOp1 for Unlikeliness {
     fn name(&self) -> &'static str {
         "mean unlikeliness"
@@ -184,7 +189,7 @@ impl CustomOp1 for Unlikeliness {
             let pairs = values.zip(&self.next);
             pairs
                 .map(|(row, next)| match next {
-                    Some(next) => log_sum(row) - f64::from(row[*next as usize]),
+                    Some(next) => unlikeliness(row, *next),
                     None => 0.0,
                 })
                 .collect()
