@@ -317,7 +317,8 @@ mod tests {
                 at(Arithmetic::Bf16),
                 at(Arithmetic::Int8),
             );
-            assert!(bf16 > 0.6 * f32 && int8 > 1.2 * f32, "{f32} {bf16} {int8}");
+            // Products of bf16 have twice the rate of f32 on Zen 4 and half of it on Sapphire Rapids, whose place for them is AMX.
+            assert!(bf16 > 0.3 * f32 && int8 > 1.2 * f32, "{f32} {bf16} {int8}");
         }
     }
 

@@ -9,6 +9,8 @@
 //! Source: Z. Liu et al., *SpinQuant: LLM Quantization with Learned Rotations* (arXiv 2405.16406), sections 3.2 and 4.1: 100 steps, rate 1.5 falling to
 //! 0, weights not rounded while rotations are learned.
 //!
+//! **Not shown to help yet.** Gradients and steps are right; what they gain is little and not reliable: `research/quant/spin.md` has the numbers.
+//!
 //! Cost: a step takes some 512 tokens forward and back in f32: 12 to 15 s for SmolLM2-135M on two cores, of which half is candle's memory.
 //!
 //! **Where we differ.** Keys and values are not rounded while rotations are learned, as nothing here rounds them later; 512 tokens a step, where the
@@ -257,25 +259,28 @@ mod tests {
         (0..8).map(|i| text(i * 5 + 1)).collect()
     }
 
-    /// Of what rounding costs the network on these texts a part is saved, and what was learned is orthogonal.
+    /// A hundred steps later rotations are others, and still orthogonal. That they round better is not tested: on small random networks, whose loss under
+    /// rounding is rugged, they do not reliably (`research/quant/spin.md`).
     #[test]
-    fn what_is_learned_rounds_better_than_what_it_began_with() -> Result<()> {
-        for network in networks().into_iter().take(2) {
-            let windows = own_texts(&network);
-            let spin = Spin {
-                online: false,
-                ..Spin::new(4)?
-            };
-            let tape = Tape::of(&network, None, DType::F32)?;
-            let start = spin.start(&network)?;
-            let before = spin.loss(&tape, &windows, &start)?;
-            let learned = spin.learn(&tape, &windows, start)?;
-            let after = spin.loss(&tape, &windows, &learned)?;
-            println!("{before:.3} → {after:.3}");
-            assert!(after < 0.95 * before, "{before} {after}");
-            for it in learned.values.iter().chain([&learned.stream]) {
-                assert!(cayley::deviation(it)? < 1e-10);
-            }
+    fn a_hundred_steps_stay_on_the_manifold() -> Result<()> {
+        let network = networks().remove(0);
+        let windows = own_texts(&network);
+        let tape = Tape::of(&network, None, DType::F32)?;
+        let spin = Spin {
+            online: false,
+            ..Spin::new(4)?
+        };
+        let start = spin.start(&network)?;
+        let learned = spin.learn(&tape, &windows, start.clone())?;
+        let both = |of: &Rotations| {
+            let mut all = of.values.clone();
+            all.push(of.stream.clone());
+            all
+        };
+        for (before, after) in both(&start).iter().zip(&both(&learned)) {
+            let moved = (before - after)?.abs()?.max_all()?.to_scalar::<f64>()?;
+            assert!(moved > 1e-3, "{moved}");
+            assert!(cayley::deviation(after)? < 1e-10);
         }
         Ok(())
     }
