@@ -6,6 +6,7 @@
 //! | a fixed Hadamard rotation | n² products | n·log n additions |
 //! | mean −ln p of the next tokens | ten passes over (T, V) numbers | two |
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
@@ -13,7 +14,7 @@ use rayon::prelude::*;
 
 use crate::Result;
 use crate::kernels::dense::Into;
-use crate::linalg::Hadamard;
+use crate::linalg::{Hadamard, hadamard};
 use crate::model::Engine;
 use crate::model::linear::{Input, Linear};
 
@@ -139,40 +140,58 @@ impl Unlikeliness {
     }
 }
 
-/// Its gradient, for one of the loss.
-struct Shares<'a>(&'a Unlikeliness, f64);
+/// The step back: its gradient, times what comes from behind.
+struct Gradient<'a>(&'a Unlikeliness, f64);
 
-/// Contiguous logits as rows, of either precision.
-macro_rules! rows {
-    ($storage:expr, $layout:expr, $name:expr, $values:ident, $then:expr) => {{
-        let (_, vocabulary) = $layout.shape().dims2()?;
-        let Some((start, end)) = $layout.contiguous_offsets() else {
-            candle_core::bail!("{}: expected contiguous rows", $name);
-        };
-        match $storage {
-            CpuStorage::F32(all) => {
-                let $values = all[start..end].par_chunks_exact(vocabulary);
-                $then
-            }
-            CpuStorage::F64(all) => {
-                let $values = all[start..end].par_chunks_exact(vocabulary);
-                $then
-            }
-            _ => candle_core::bail!("{}: expected f32 or f64", $name),
-        }
-    }};
+/// Where contiguous logits lie, and how many there are in a row.
+fn rows(name: &str, layout: &Layout) -> candle_core::Result<(Range<usize>, usize)> {
+    let (_, vocabulary) = layout.shape().dims2()?;
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok((start..end, vocabulary)),
+        None => candle_core::bail!("{name}: expected contiguous rows"),
+    }
 }
 
+/// f32 and f64, to be summed in f64.
+trait Real: hadamard::Real + std::convert::Into<f64> {}
+
+impl<T: hadamard::Real + std::convert::Into<f64>> Real for T {}
+
 /// ln Σ exp of a row.
-fn log_sum<T: Copy + std::convert::Into<f64>>(row: &[T]) -> f64 {
+fn log_sum<T: Real>(row: &[T]) -> f64 {
     let wide = || row.iter().map(|it| (*it).into());
     let top = wide().fold(f64::MIN, f64::max);
     top + wide().map(|it: f64| (it - top).exp()).sum::<f64>().ln()
 }
 
-/// −ln p of the token `next` of a row.
-fn unlikeliness<T: Copy + std::convert::Into<f64>>(row: &[T], next: u32) -> f64 {
-    log_sum(row) - row[next as usize].into()
+impl Unlikeliness {
+    /// Over rows of `vocabulary` logits.
+    fn mean<T: Real>(&self, logits: &[T], vocabulary: usize) -> f64 {
+        let pairs = logits.par_chunks_exact(vocabulary).zip(&self.next);
+        let of = |(row, next): (&[T], &Option<u32>)| match next {
+            Some(next) => log_sum(row) - row[*next as usize].into(),
+            None => 0.0,
+        };
+        // In order, so that the sum has the same bits whoever computed its terms.
+        let terms: Vec<f64> = pairs.map(of).collect();
+        terms.iter().sum::<f64>() / self.counted()
+    }
+
+    /// The gradient of `factor` times the mean.
+    fn gradient<T: Real>(&self, factor: f64, logits: &[T], vocabulary: usize) -> Vec<T> {
+        let scale = factor / self.counted();
+        let mut out = vec![T::of(0.0); logits.len()];
+        let pairs = (logits.par_chunks_exact(vocabulary)).zip(out.par_chunks_exact_mut(vocabulary));
+        pairs.zip(&self.next).for_each(|((row, out), next)| {
+            let Some(next) = next else { return };
+            let total = log_sum(row);
+            for (at, (out, &logit)) in out.iter_mut().zip(row).enumerate() {
+                let wanted = f64::from(at == *next as usize);
+                *out = T::of(scale * ((logit.into() - total).exp() - wanted));
+            }
+        });
+        out
+    }
 }
 
 impl CustomOp1 for Unlikeliness {
@@ -185,19 +204,11 @@ impl CustomOp1 for Unlikeliness {
         storage: &CpuStorage,
         layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let sums: Vec<f64> = rows!(storage, layout, self.name(), values, {
-            let pairs = values.zip(&self.next);
-            pairs
-                .map(|(row, next)| match next {
-                    Some(next) => unlikeliness(row, *next),
-                    None => 0.0,
-                })
-                .collect()
-        });
-        let mean = sums.iter().sum::<f64>() / self.counted();
+        let (at, vocabulary) = rows(self.name(), layout)?;
         let out = match storage {
-            CpuStorage::F64(_) => CpuStorage::F64(vec![mean]),
-            _ => CpuStorage::F32(vec![mean as f32]),
+            CpuStorage::F32(all) => CpuStorage::F32(vec![self.mean(&all[at], vocabulary) as f32]),
+            CpuStorage::F64(all) => CpuStorage::F64(vec![self.mean(&all[at], vocabulary)]),
+            _ => candle_core::bail!("{}: expected f32 or f64", self.name()),
         };
         Ok((out, Shape::from(())))
     }
@@ -209,11 +220,11 @@ impl CustomOp1 for Unlikeliness {
         grad: &Tensor,
     ) -> candle_core::Result<Option<Tensor>> {
         let factor = grad.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()?;
-        Ok(Some(logits.apply_op1_no_bwd(&Shares(self, factor))?))
+        Ok(Some(logits.apply_op1_no_bwd(&Gradient(self, factor))?))
     }
 }
 
-impl CustomOp1 for Shares<'_> {
+impl CustomOp1 for Gradient<'_> {
     fn name(&self) -> &'static str {
         "gradient of the mean unlikeliness"
     }
@@ -223,29 +234,11 @@ impl CustomOp1 for Shares<'_> {
         storage: &CpuStorage,
         layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let scale = self.1 / self.0.counted();
-        let (_, vocabulary) = layout.shape().dims2()?;
-        macro_rules! shares {
-            ($values:expr, $kind:ty) => {{
-                let (start, end) = layout.contiguous_offsets().unwrap_or_default();
-                let mut out = vec![0.0; end - start];
-                let pairs = $values[start..end].par_chunks_exact(vocabulary);
-                let pairs = pairs.zip(out.par_chunks_exact_mut(vocabulary));
-                pairs.zip(&self.0.next).for_each(|((row, out), next)| {
-                    if let Some(next) = next {
-                        let total = log_sum(row);
-                        for (out, logit) in out.iter_mut().zip(row) {
-                            *out = (scale * (f64::from(*logit) - total).exp()) as $kind;
-                        }
-                        out[*next as usize] -= scale as $kind;
-                    }
-                });
-                out
-            }};
-        }
+        let (at, vocabulary) = rows(self.name(), layout)?;
+        let Gradient(of, factor) = self;
         let out = match storage {
-            CpuStorage::F32(values) => CpuStorage::F32(shares!(values, f32)),
-            CpuStorage::F64(values) => CpuStorage::F64(shares!(values, f64)),
+            CpuStorage::F32(all) => CpuStorage::F32(of.gradient(*factor, &all[at], vocabulary)),
+            CpuStorage::F64(all) => CpuStorage::F64(of.gradient(*factor, &all[at], vocabulary)),
             _ => candle_core::bail!("{}: expected f32 or f64", self.name()),
         };
         Ok((out, layout.shape().clone()))

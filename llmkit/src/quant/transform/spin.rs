@@ -209,7 +209,7 @@ impl Transform for Spin {
             } else if let Some(seed) = number("seed") {
                 found.seed = seed;
             } else if let Some(bits) = number("a") {
-                found.bits = Spin::new(bits as u32)?.bits;
+                found.bits = Spin::new(u32::try_from(bits).unwrap_or(u32::MAX))?.bits;
             } else {
                 return Ok(None);
             }
@@ -221,19 +221,13 @@ impl Transform for Spin {
 
 /// Few steps, for speed.
 pub(super) fn members() -> Vec<Box<dyn Transform>> {
-    let short = Spin::new(4).map(|it| Spin { steps: 2, ..it });
-    // Widths that cannot be are no members.
-    let both = short.map(|it| {
-        let offline = Spin {
-            online: false,
-            ..it
-        };
-        [it, offline]
-    });
-    both.into_iter()
-        .flatten()
-        .map(|it| Box::new(it) as Box<dyn Transform>)
-        .collect()
+    let of = |online| Spin {
+        bits: 4,
+        steps: 2,
+        seed: 0,
+        online,
+    };
+    vec![Box::new(of(true)), Box::new(of(false))]
 }
 
 #[cfg(test)]
