@@ -19,6 +19,7 @@ mod quantize;
 mod run;
 mod runner;
 mod say;
+mod seed;
 mod select;
 mod setup;
 mod strict;

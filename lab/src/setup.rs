@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::place::Place;
+use crate::seed::seed;
 use crate::venv::Venv;
 use crate::{cargo, kernelspec};
 
@@ -116,6 +117,10 @@ pub fn has_rust_src(place: &Place) -> bool {
 /// Builds the kernel and puts a copy where Jupyter starts it.
 fn kernel(place: &Place) -> Result<()> {
     let _lock = place.lock(&format!("build-{}", place.build_key))?;
+    if let Err(error) = seed(place) {
+        // Then it is compiled again.
+        eprintln!("{error:#}");
+    }
     let built = cargo::build(place, "llmkit-kernel")?;
     let built = (built.into_iter())
         .find(|path| path.file_stem().is_some_and(|stem| stem == "llmkit-kernel"))

@@ -133,6 +133,8 @@ impl Venv {
             run(Command::new(&self.base).args(["-m", "venv"]).arg(&self.dir))?;
             run(Command::new(self.python())
                 .args(["-m", "pip", "install", "--require-hashes", "--no-input"])
+                // Python compiles what it imports; the rest of the packages never is.
+                .arg("--no-compile")
                 .args(["--progress-bar", "off", "--quiet", "--requirement"])
                 .arg(&requirements))?;
         }
