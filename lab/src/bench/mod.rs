@@ -59,6 +59,6 @@ pub fn command(place: &Place, args: &BenchArgs) -> Result<bool> {
 
 /// Where the peers' private environment is, or would be; none without Python.
 pub fn peers_dir(place: &Place) -> Option<PathBuf> {
-    let venv = peer_venv::PeerVenv::find(place).ok()?;
+    let venv = peer_venv::PeerVenv::find(place, None).ok()?;
     Some(venv.dir().to_owned())
 }

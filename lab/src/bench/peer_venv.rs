@@ -21,14 +21,23 @@ const WITHOUT_CUDA: &str = "lab/peers/torch_without_cuda.py";
 pub struct PeerVenv {
     dir: PathBuf,
     base: PathBuf,
+    /// Somebody else's Python, which is used as it is.
+    given: Option<PathBuf>,
 }
 
 impl PeerVenv {
-    /// The environment for this machine: llama.cpp is built for its processor.
+    /// The environment for this machine: llama.cpp is built for its processor. With a `given` Python nothing is installed.
     ///
     /// # Errors
     /// If there is no Python.
-    pub fn find(place: &Place) -> Result<PeerVenv> {
+    pub fn find(place: &Place, given: Option<&Path>) -> Result<PeerVenv> {
+        if let Some(python) = given {
+            return Ok(PeerVenv {
+                dir: place.cache.join("venv/peers-given"),
+                base: python.to_owned(),
+                given: Some(python.to_owned()),
+            });
+        }
         let lab = Venv::find(place)?;
         let flags = llama_flags(&cpu_flags()).join(" ");
         let name = key(&[
@@ -40,6 +49,7 @@ impl PeerVenv {
         Ok(PeerVenv {
             dir: place.cache.join("venv").join(format!("peers-{name}")),
             base: lab.base().to_owned(),
+            given: None,
         })
     }
 
@@ -50,7 +60,7 @@ impl PeerVenv {
 
     /// Its Python.
     pub fn python(&self) -> PathBuf {
-        self.dir.join("bin/python")
+        (self.given.clone()).unwrap_or_else(|| self.dir.join("bin/python"))
     }
 
     /// Makes the environment itself.
@@ -58,6 +68,9 @@ impl PeerVenv {
     /// # Errors
     /// If it cannot be made.
     pub fn create(&self, place: &Place) -> Result<()> {
+        if self.given.is_some() {
+            return Ok(());
+        }
         let _lock = place.lock("peers")?;
         if !self.python().is_file() {
             run(Command::new(&self.base).args(["-m", "venv"]).arg(&self.dir))?;
@@ -95,7 +108,7 @@ impl PeerVenv {
     /// If it cannot be installed, or does not start.
     pub fn torch(&self, place: &Place) -> Result<()> {
         let _lock = place.lock("peers")?;
-        if self.stamp("PyTorch").exists() {
+        if self.given.is_some() || self.stamp("PyTorch").exists() {
             return Ok(());
         }
         self.part(place, "PyTorch", "540 MB to download", |_| {})?;
@@ -112,7 +125,7 @@ impl PeerVenv {
         what: &str,
         with: impl FnOnce(&mut Command),
     ) -> Result<()> {
-        if self.stamp(name).exists() {
+        if self.given.is_some() || self.stamp(name).exists() {
             return Ok(());
         }
         if crate::cargo::is_offline() {

@@ -42,6 +42,12 @@ pub struct PeersArgs {
     /// Only measurements whose name contains this: prompt, decode, batched, gemm, attention, load, gptq
     #[arg(long)]
     only: Option<String>,
+    /// Our engine, compiled elsewhere (`cargo build -p llmkit --example engine`), for machines without a compiler
+    #[arg(long)]
+    engine: Option<PathBuf>,
+    /// A Python that has llama-cpp-python and PyTorch, instead of an environment of our own with pinned versions
+    #[arg(long)]
+    python: Option<PathBuf>,
 }
 
 /// Measures, prints and records.
@@ -54,7 +60,7 @@ pub fn command(place: &Place, args: &PeersArgs) -> Result<bool> {
         .runs
         .map_or(if args.quick { 3 } else { 5 }, |it| it as usize);
     place.open_cache()?;
-    let (mut seats, models, folder) = seats(place, threads)?;
+    let (mut seats, models, folder) = seats(place, args, threads)?;
     let names: Vec<String> = seats.iter().map(|seat| seat.name.clone()).collect();
     for seat in &seats {
         match &seat.worker {
@@ -104,8 +110,15 @@ pub fn command(place: &Place, args: &PeersArgs) -> Result<bool> {
 
 /// Everybody who takes part, in the order of the constants in [`groups`](super::groups), where the models are, and the folder of the
 /// one that is quantized.
-fn seats(place: &Place, threads: usize) -> Result<(Vec<Seat>, Vec<String>, PathBuf)> {
-    let program = engine::build(place)?;
+fn seats(
+    place: &Place,
+    args: &PeersArgs,
+    threads: usize,
+) -> Result<(Vec<Seat>, Vec<String>, PathBuf)> {
+    let program = match &args.engine {
+        Some(program) => program.clone(),
+        None => engine::build(place)?,
+    };
     let mut ours = engine::start(&program, "best", threads)?;
     // Where the best is AMX, the table also asks for what comes below it.
     let portable = match ours.version.contains("AMX") {
@@ -114,7 +127,7 @@ fn seats(place: &Place, threads: usize) -> Result<(Vec<Seat>, Vec<String>, PathB
             "the best instruction set of this machine is no AMX"
         )),
     };
-    let venv = PeerVenv::find(place)?;
+    let venv = PeerVenv::find(place, args.python.as_deref())?;
     let folder = venv.dir().join("models").join(MODEL);
     let made = venv.create(place).map_err(|error| format!("{error:#}"));
     let scripts = place.root.join("lab/peers");

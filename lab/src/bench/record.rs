@@ -75,7 +75,13 @@ pub fn machine() -> String {
     let model = (info.lines())
         .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
         .map_or(std::env::consts::ARCH, |(_, model)| model);
-    slug(&format!("{model} x{}", threads()))
+    // Clouds give several processors one name; what makes most difference is said.
+    let amx = if info.contains("amx_tile") {
+        " AMX"
+    } else {
+        ""
+    };
+    slug(&format!("{model}{amx} x{}", threads()))
 }
 
 /// Threads that this process may use.

@@ -12,7 +12,7 @@ pub enum Isa {
     /// x86-64 with AVX-512 F, BW, DQ, VL, VNNI and BF16 (AMD Zen 4, Intel Cooper Lake and later). A processor with only a part of
     /// these runs [`Avx2`](Isa::Avx2).
     Avx512,
-    /// [`Avx512`](Isa::Avx512), and bf16 products on matrix units (Intel Sapphire Rapids and later), where the system lends them.
+    /// [`Avx512`](Isa::Avx512), and products of bf16 and of bytes on matrix units (Intel Sapphire Rapids and later), where the system lends them.
     Amx,
 }
 

@@ -14,9 +14,10 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 use std::hint::black_box;
-use std::sync::{Barrier, Mutex};
+use std::sync::{Barrier, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::dense::Element;
 use super::isa::{Isa, vectorized};
 use super::pages::Pages;
 use super::panel::Line;
@@ -93,6 +94,29 @@ pub fn peak(isa: Isa, arithmetic: Arithmetic, time: Duration, team: &Team) -> Op
         &|| (Box::new(move || chain(TURNS)), work),
         time,
     ))
+}
+
+/// What products of many rows are fastest in: bf16 where the processor has it, unless it multiplies f32 much faster. Sapphire Rapids without
+/// its matrix units has twice as many f32 products a second (88 and 173 GFLOP/s a core were measured). Measured once, for some milliseconds;
+/// the threshold lies far from what processors have, so that the answer is always the same.
+///
+/// # Panics
+/// If the machine lacks `isa`.
+pub fn fastest_element(isa: Isa) -> Element {
+    const TIME: Duration = Duration::from_millis(3);
+    static AVX512: OnceLock<Element> = OnceLock::new();
+    match isa.checked() {
+        Isa::Reference | Isa::Avx2 => Element::F32,
+        Isa::Amx => Element::Bf16,
+        Isa::Avx512 => *AVX512.get_or_init(|| {
+            let team = Team::new(1);
+            let rate = |it| peak(isa, it, TIME, &team).unwrap_or(0.0);
+            match rate(Arithmetic::F32) > 1.5 * rate(Arithmetic::Bf16) {
+                true => Element::F32,
+                false => Element::Bf16,
+            }
+        }),
+    }
 }
 
 /// What a thread does, and how much that is.
@@ -184,6 +208,10 @@ fn chains(isa: Isa, arithmetic: Arithmetic) -> Option<(fn(usize), usize)> {
         // A tile product is 16 × 16 × 32 products.
         #[cfg(target_arch = "x86_64")]
         (Isa::Amx, Arithmetic::Bf16) => Some((super::amx::chain, 16 * 16 * 32)),
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Amx, Arithmetic::Int8) if super::amx::has_bytes() => {
+            Some((super::amx::chain_of_bytes, 16 * 16 * 64))
+        }
         #[cfg(target_arch = "x86_64")]
         (Isa::Amx, other) => chains(Isa::Avx512, other),
         #[cfg(target_arch = "x86_64")]
@@ -319,6 +347,10 @@ mod tests {
             );
             // Sapphire Rapids without AMX multiplies bf16 at half of f32's rate (88 of 173 GFLOP/s a core were measured): no loop that is wrong.
             assert!(bf16 > 0.3 * f32 && int8 > 1.2 * f32, "{f32} {bf16} {int8}");
+            // Between the two it may say either.
+            let fastest = fastest_element(Isa::Avx512);
+            assert!(bf16 < f32 || fastest == Element::Bf16, "{f32} {bf16}");
+            assert!(f32 < 1.9 * bf16 || fastest == Element::F32, "{f32} {bf16}");
         }
     }
 

@@ -12,7 +12,7 @@
 //! | [`rope`] | rotary positions |
 //! | [`likelihood`], [`divergence`] | what rows of logits say |
 //! | [`panel`] | how matrices are laid out |
-//! | `amx` | bf16 products on matrix units |
+//! | `amx` | bf16 products on matrix units, and the unit itself |
 //! | [`limits`] | what the machine can do at most |
 //! | [`isa`], [`team`] | which instructions, which threads |
 //! | [`mapped`], [`pages`] | weight files in memory; memory for weights |

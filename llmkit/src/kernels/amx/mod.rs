@@ -1,4 +1,5 @@
-//! Matrix units (AMX): products of bf16 elements by tiles of 16 rows of 64 bytes.
+//! Matrix units (AMX): products of bf16 elements by tiles of 16 rows of 64 bytes. Products of bytes are driven by
+//! [`integer`](super::integer), with the same unit.
 //!
 //! ```text
 //! for 32 outputs (two panels B₀ B₁) and 32 inputs (two tiles A₀ A₁), K in steps of 16 words:
@@ -27,19 +28,21 @@ use super::dense::{Into, Job};
 use super::panel::{LANES, Line, bf16_bits};
 
 /// Rows of a tile, and words in a row.
-const SIDE: usize = 16;
+pub(super) const SIDE: usize = 16;
 
 /// What a matrix unit does with its eight tiles. Tiles 0 to 3 are C (0, 1 from the first rows, 2, 3 from the second), 4 and 5 A, 6 and 7 B.
 ///
 /// # Safety
 /// Of all: the unit is there and configured; pointers reach as far as the tile is configured, `stride` words from row to row.
-trait Unit {
-    /// Makes tiles of `rows` A and C rows; forgets all tiles.
-    unsafe fn configure(&mut self, rows: [usize; 2]);
+pub(super) trait Unit {
+    /// Makes tiles of `rows` A and C rows, A of `words` words a row and B of as many rows; forgets all tiles.
+    unsafe fn configure(&mut self, rows: [usize; 2], words: usize);
     unsafe fn zero<const C: u8>(&mut self);
     unsafe fn load<const T: u8>(&mut self, from: *const u32, stride: usize);
     /// C += A · B, pairs of bf16.
     unsafe fn dot<const C: u8, const A: u8, const B: u8>(&mut self);
+    /// C += A · B, fours of bytes, those of A with a sign and those of B without, into i32. Not every unit can.
+    unsafe fn dot_bytes<const C: u8, const A: u8, const B: u8>(&mut self);
     unsafe fn store<const C: u8>(&mut self, to: *mut u32, stride: usize);
     /// Gives the tiles back: a thread that holds none is cheaper to switch.
     unsafe fn release(&mut self);
@@ -67,7 +70,7 @@ unsafe fn drive<U: Unit>(unit: &mut U, job: &Job) {
             // SAFETY: row < rows and column < columns, so the piece lies inside; its tiles have been configured.
             unsafe {
                 if rows != configured {
-                    unit.configure(rows);
+                    unit.configure(rows, SIDE);
                     configured = rows;
                 }
                 let piece = Job {
@@ -207,7 +210,7 @@ unsafe fn put<U: Unit, const C: u8>(unit: &mut U, job: &Job, tall: usize, wide: 
 }
 
 /// The processor's unit.
-struct Hardware;
+pub(super) struct Hardware;
 
 /// `LDTILECFG`'s 64 bytes.
 #[repr(C, align(64))]
@@ -223,13 +226,13 @@ const _: () = assert!(size_of::<Palette>() == 64);
 
 impl Unit for Hardware {
     #[inline(always)]
-    unsafe fn configure(&mut self, [first, second]: [usize; 2]) {
+    unsafe fn configure(&mut self, [first, second]: [usize; 2], words: usize) {
         let (mut row_bytes, mut rows) = ([0u16; 16], [0u8; 16]);
-        let side = SIDE as u8;
-        let of = [first, first, second, second, first, second].map(|it| it as u8);
-        for (tile, count) in of.into_iter().chain([side, side]).enumerate() {
+        let of = [first, first, second, second, first, second, words, words];
+        for (tile, count) in of.into_iter().enumerate() {
             if count > 0 {
-                (row_bytes[tile], rows[tile]) = (64, count);
+                let row = if matches!(tile, 4 | 5) { words } else { SIDE };
+                (row_bytes[tile], rows[tile]) = (4 * row as u16, count as u8);
             }
         }
         let palette = Palette {
@@ -266,6 +269,14 @@ impl Unit for Hardware {
     }
 
     #[inline(always)]
+    unsafe fn dot_bytes<const C: u8, const A: u8, const B: u8>(&mut self) {
+        // SAFETY: the caller's.
+        unsafe {
+            asm!("tdpbsud tmm{}, tmm{}, tmm{}", const C, const A, const B, options(nostack, nomem))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store<const C: u8>(&mut self, to: *mut u32, stride: usize) {
         // SAFETY: the caller's.
         unsafe {
@@ -286,11 +297,43 @@ impl Unit for Hardware {
 /// If there is no unit.
 pub(super) fn chain(turns: usize) {
     assert!(is_here(), "this machine has no AMX");
+    // SAFETY: the unit is there.
+    unsafe {
+        chained(turns, |unit| {
+            unit.dot::<0, 4, 6>();
+            unit.dot::<1, 4, 7>();
+            unit.dot::<2, 5, 6>();
+            unit.dot::<3, 5, 7>();
+        });
+    }
+}
+
+/// As [`chain`], of bytes.
+///
+/// # Panics
+/// If there is no unit for them.
+pub(super) fn chain_of_bytes(turns: usize) {
+    assert!(has_bytes(), "this machine has no AMX for bytes");
+    // SAFETY: the unit is there, and can.
+    unsafe {
+        chained(turns, |unit| {
+            unit.dot_bytes::<0, 4, 6>();
+            unit.dot_bytes::<1, 4, 7>();
+            unit.dot_bytes::<2, 5, 6>();
+            unit.dot_bytes::<3, 5, 7>();
+        });
+    }
+}
+
+/// # Safety
+/// The unit is there, and can do what `four` asks.
+#[inline(always)]
+unsafe fn chained(turns: usize, four: impl Fn(&mut Hardware)) {
     let lines = [Line::ZERO; SIDE];
     let unit = &mut Hardware;
     // SAFETY: the unit is there; `lines` are a whole tile, and nothing is stored.
     unsafe {
-        unit.configure([SIDE, SIDE]);
+        unit.configure([SIDE, SIDE], SIDE);
         let from = lines.as_ptr().cast();
         unit.zero::<0>();
         unit.zero::<1>();
@@ -301,10 +344,7 @@ pub(super) fn chain(turns: usize) {
         unit.load::<6>(from, LANES);
         unit.load::<7>(from, LANES);
         for _ in 0..3 * turns {
-            unit.dot::<0, 4, 6>();
-            unit.dot::<1, 4, 7>();
-            unit.dot::<2, 5, 6>();
-            unit.dot::<3, 5, 7>();
+            four(unit);
         }
         unit.release();
     }
@@ -316,12 +356,25 @@ pub fn is_here() -> bool {
     *HERE.get_or_init(|| is_announced() && is_permitted() && multiplies())
 }
 
+/// [`is_here`], and it multiplies bytes, as this file expects, too.
+pub fn has_bytes() -> bool {
+    static HERE: OnceLock<bool> = OnceLock::new();
+    // SAFETY: `is_here` and the bit of AMX-INT8 say that the unit is there and can.
+    *HERE.get_or_init(|| {
+        is_here() && features() & (1 << 25) != 0 && unsafe { knows_its_bytes(&mut Hardware) }
+    })
+}
+
 /// `CPUID`: AMX-BF16 and AMX-TILE.
 fn is_announced() -> bool {
-    let highest = __cpuid_count(0, 0).eax;
-    highest >= 7 && {
-        let features = __cpuid_count(7, 0).edx;
-        features & (1 << 22) != 0 && features & (1 << 24) != 0
+    features() & (1 << 22) != 0 && features() & (1 << 24) != 0
+}
+
+/// `CPUID` leaf 7, EDX.
+fn features() -> u32 {
+    match __cpuid_count(0, 0).eax {
+        7.. => __cpuid_count(7, 0).edx,
+        _ => 0,
     }
 }
 
@@ -386,5 +439,51 @@ unsafe fn knows_its_sums<U: Unit>(unit: &mut U) -> bool {
     })
 }
 
+/// Multiplies two tiles of bytes, the extremes of both signs among them, and compares.
+///
+/// # Safety
+/// The unit is there and multiplies bytes.
+unsafe fn knows_its_bytes<U: Unit>(unit: &mut U) -> bool {
+    // Not whole tiles: 11 rows of 32 bytes.
+    let (rows, words) = (11, 8);
+    let a: [Line; SIDE] =
+        std::array::from_fn(|m| Line(std::array::from_fn(|k| mix(m * SIDE + k, 1))));
+    let b: [Line; SIDE] =
+        std::array::from_fn(|k| Line(std::array::from_fn(|n| mix(k * SIDE + n, 2))));
+    let mut c = [Line([1; SIDE]); SIDE];
+    // SAFETY: a, b and c are whole tiles.
+    unsafe {
+        unit.configure([rows, 0], words);
+        unit.zero::<0>();
+        unit.load::<4>(a.as_ptr().cast(), LANES);
+        unit.load::<6>(b.as_ptr().cast(), LANES);
+        unit.dot_bytes::<0, 4, 6>();
+        unit.dot_bytes::<0, 4, 6>();
+        unit.store::<0>(c.as_mut_ptr().cast(), LANES);
+        unit.release();
+    }
+    let expected = |m: usize, n: usize| -> i32 {
+        let words = a[m].0.iter().zip(&b).take(words);
+        let bytes = words.flat_map(|(a, b)| a.to_le_bytes().into_iter().zip(b.0[n].to_le_bytes()));
+        bytes
+            .map(|(a, b)| 2 * i32::from(a as i8) * i32::from(b))
+            .sum()
+    };
+    (0..SIDE * SIDE).all(|at| {
+        let (m, n) = (at / SIDE, at % SIDE);
+        c[m].0[n] as i32 == if m < rows { expected(m, n) } else { 1 }
+    })
+}
+
+/// Four bytes of no order, 0x80 and 0xff among them.
+fn mix(at: usize, seed: u32) -> u32 {
+    match at % 5 {
+        0 => 0x80ff_7f80,
+        _ => (at as u32 + seed).wrapping_mul(0x9e37_79b9).rotate_left(13),
+    }
+}
+
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(super) use tests::Simulated;

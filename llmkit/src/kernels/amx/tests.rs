@@ -7,8 +7,10 @@ use crate::kernels::{Isa, Team};
 
 /// A unit made of memory, after the manual's pseudo-code. `bug` plants one of the mistakes one can make.
 #[derive(Default)]
-struct Simulated {
+pub(in crate::kernels) struct Simulated {
     rows: [usize; 8],
+    /// Of a row of A.
+    words: usize,
     tiles: [[[u32; SIDE]; SIDE]; 8],
     bug: Option<Bug>,
 }
@@ -21,11 +23,16 @@ enum Bug {
     HalfAPair,
     /// C begins with what was there.
     NotZeroed,
+    /// Bytes of A without a sign.
+    Unsigned,
+    /// Bytes of B with a sign.
+    Signed,
 }
 
 impl Unit for Simulated {
-    unsafe fn configure(&mut self, [first, second]: [usize; 2]) {
-        self.rows = [first, first, second, second, first, second, SIDE, SIDE];
+    unsafe fn configure(&mut self, [first, second]: [usize; 2], words: usize) {
+        self.rows = [first, first, second, second, first, second, words, words];
+        self.words = words;
         self.tiles = Default::default();
     }
     unsafe fn zero<const C: u8>(&mut self) {
@@ -36,10 +43,14 @@ impl Unit for Simulated {
     unsafe fn load<const T: u8>(&mut self, from: *const u32, stride: usize) {
         let t = T as usize;
         assert!(self.rows[t] > 0, "tile {t} has no rows");
+        let words = if matches!(T, 4 | 5) { self.words } else { SIDE };
+        self.tiles[t] = Default::default();
         for row in 0..self.rows[t] {
-            let from = from.wrapping_add(row * stride);
-            // SAFETY: the caller's.
-            self.tiles[t][row] = std::array::from_fn(|i| unsafe { from.add(i).read_unaligned() });
+            for i in 0..words {
+                let from = from.wrapping_add(row * stride + i);
+                // SAFETY: the caller's.
+                self.tiles[t][row][i] = unsafe { from.read_unaligned() };
+            }
         }
     }
     unsafe fn dot<const C: u8, const A: u8, const B: u8>(&mut self) {
@@ -67,6 +78,31 @@ impl Unit for Simulated {
                 sums[1] = 0.0;
             }
             *c = (f32::from_bits(*c) + (sums[0] + sums[1])).to_bits();
+        }
+    }
+    unsafe fn dot_bytes<const C: u8, const A: u8, const B: u8>(&mut self) {
+        let (mut a, mut b) = (self.tiles[A as usize], self.tiles[B as usize]);
+        if self.bug == Some(Bug::Swapped) {
+            std::mem::swap(&mut a, &mut b);
+        }
+        let product = |(a, b): (u8, u8)| match self.bug {
+            Some(Bug::Unsigned) => i32::from(a) * i32::from(b),
+            Some(Bug::Signed) => i32::from(a as i8) * i32::from(b as i8),
+            _ => i32::from(a as i8) * i32::from(b),
+        };
+        for m in 0..self.rows[C as usize] {
+            for n in 0..SIDE {
+                let words = a[m].iter().zip(&b).take(self.words);
+                let bytes =
+                    words.flat_map(|(a, b)| a.to_le_bytes().into_iter().zip(b[n].to_le_bytes()));
+                let bytes = bytes.take(match self.bug {
+                    Some(Bug::HalfAPair) => 2 * self.words,
+                    _ => 4 * self.words,
+                });
+                let sum = bytes.map(product).fold(0, i32::wrapping_add);
+                let c = &mut self.tiles[C as usize][m][n];
+                *c = (*c as i32).wrapping_add(sum) as u32;
+            }
         }
     }
     unsafe fn store<const C: u8>(&mut self, to: *mut u32, stride: usize) {
@@ -171,6 +207,18 @@ fn the_check_before_use_catches_units_that_do_something_else() {
     };
     assert!(check(None));
     for bug in [Bug::Swapped, Bug::HalfAPair, Bug::NotZeroed] {
+        assert!(!check(Some(bug)));
+    }
+    let check = |bug| {
+        let mut unit = Simulated {
+            bug,
+            ..Simulated::default()
+        };
+        // SAFETY: it is made of memory.
+        unsafe { knows_its_bytes(&mut unit) }
+    };
+    assert!(check(None));
+    for bug in [Bug::Swapped, Bug::HalfAPair, Bug::Unsigned, Bug::Signed] {
         assert!(!check(Some(bug)));
     }
 }

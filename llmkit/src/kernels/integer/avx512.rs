@@ -45,7 +45,7 @@ pub(super) unsafe fn run<const BITS: usize>(job: &Job) {
 /// Word `J` of the codes of a chunk, 16 rows: a byte a code.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn word512<const BITS: usize, const J: usize>(chunk: *const Line) -> __m512i {
+pub(super) unsafe fn word512<const BITS: usize, const J: usize>(chunk: *const Line) -> __m512i {
     // SAFETY: a chunk has BITS lines, and J < 8.
     unsafe {
         if BITS == 8 {

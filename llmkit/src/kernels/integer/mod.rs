@@ -16,6 +16,8 @@
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -76,34 +78,14 @@ pub(super) unsafe fn some_panels(
     out: *mut f32,
     panels: Range<usize>,
 ) {
-    let groups = matrix.groups();
     let words = matrix.chunks() * WORDS;
     // As many rows of x as half a second-level cache holds, a whole number of tiles.
-    let block = ((1 << 19) / (4 * words.max(1))).next_multiple_of(12);
-    let first = panels.start * LANES;
+    let block = ((1 << 19) / (4 * words.max(1))).next_multiple_of(ROWS_OF_TILES);
     for start in (0..x.tokens).step_by(block) {
-        let job = Job {
-            x: x.words[start * words..].as_ptr(),
-            x_scales: x.scales[start * groups..].as_ptr(),
-            x_sums: x.sums[start * groups..].as_ptr(),
-            corrections: corrections[start * groups..].as_ptr(),
-            rows: block.min(x.tokens - start),
-            lines: matrix.lines[panels.start * matrix.chunks() * matrix.bits..].as_ptr(),
-            scales: matrix.scales[panels.start * groups..].as_ptr(),
-            mins: match &matrix.offset {
-                Offset::Zero(_) => std::ptr::null(),
-                Offset::Mins(mins) => mins[panels.start * groups..].as_ptr(),
-            },
-            chunks: matrix.chunks(),
-            group_chunks: matrix.group / CHUNK,
-            groups,
-            // SAFETY: inside `out`, as start < T and first < N.
-            out: unsafe { out.add(start * matrix.rows + first) },
-            out_stride: matrix.rows,
-            columns: (panels.end * LANES).min(matrix.rows) - first,
-            into,
-        };
-        // SAFETY: all of these lie inside x, matrix and out; the rest is the caller's.
+        let tokens = start..x.tokens.min(start + block);
+        // SAFETY: `out` is (T, N).
+        let job = unsafe { Job::of((x, corrections, matrix), into, out, tokens, panels.clone()) };
+        // SAFETY: all of the job lies inside x, matrix and out; the rest is the caller's.
         unsafe {
             match matrix.bits {
                 1 => run::<1>(isa, &job),
@@ -118,6 +100,9 @@ pub(super) unsafe fn some_panels(
         }
     }
 }
+
+/// A multiple of all tiles' rows: 12 of AVX-512, 32 of two tiles of matrix units.
+const ROWS_OF_TILES: usize = 96;
 
 /// A product on raw memory.
 #[derive(Clone, Copy)]
@@ -146,6 +131,42 @@ struct Job {
 }
 
 impl Job {
+    /// Rows `tokens` of x and `panels` of the matrix.
+    ///
+    /// # Safety
+    /// `out` is (T, N), and T and N are not below these tokens and panels.
+    unsafe fn of(
+        (x, corrections, matrix): (&Bytes, &[i32], &IntPanels),
+        into: Into,
+        out: *mut f32,
+        tokens: Range<usize>,
+        panels: Range<usize>,
+    ) -> Job {
+        let (groups, chunks) = (matrix.groups(), matrix.chunks());
+        let (start, first) = (tokens.start, panels.start * LANES);
+        Job {
+            x: x.words[start * chunks * WORDS..].as_ptr(),
+            x_scales: x.scales[start * groups..].as_ptr(),
+            x_sums: x.sums[start * groups..].as_ptr(),
+            corrections: corrections[start * groups..].as_ptr(),
+            rows: tokens.len(),
+            lines: matrix.lines[panels.start * chunks * matrix.bits..].as_ptr(),
+            scales: matrix.scales[panels.start * groups..].as_ptr(),
+            mins: match &matrix.offset {
+                Offset::Zero(_) => std::ptr::null(),
+                Offset::Mins(mins) => mins[panels.start * groups..].as_ptr(),
+            },
+            chunks,
+            group_chunks: matrix.group / CHUNK,
+            groups,
+            // SAFETY: inside `out`, as start < T and first < N.
+            out: unsafe { out.add(start * matrix.rows + first) },
+            out_stride: matrix.rows,
+            columns: (panels.end * LANES).min(matrix.rows) - first,
+            into,
+        }
+    }
+
     /// The job from an input row and an output column (a multiple of 16) on.
     ///
     /// # Safety
@@ -179,6 +200,8 @@ unsafe fn run<const BITS: usize>(isa: Isa, job: &Job) {
     // SAFETY: passed on.
     unsafe {
         match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx if amx::pays(job) => amx::run::<BITS>(job),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Amx => avx512::run::<BITS>(job),
             #[cfg(target_arch = "x86_64")]

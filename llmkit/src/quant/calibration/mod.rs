@@ -35,8 +35,8 @@ pub use inputs::Inputs;
 pub use samples::Samples;
 
 use crate::hub::hex;
-use crate::kernels::Isa;
 use crate::kernels::dense::Element;
+use crate::kernels::limits::fastest_element;
 use crate::kvcache::store::Store;
 use crate::model::linear::Dense;
 use crate::model::{Llama, Model, Piece};
@@ -229,12 +229,9 @@ pub fn linear_names(n: usize) -> [Vec<String>; 4] {
     ]
 }
 
-/// bf16 where it is what the machine multiplies fastest.
+/// What the machine multiplies fastest.
 pub(super) fn fast_element(model: &Model) -> Element {
-    match model.network().engine.isa {
-        Isa::Avx512 | Isa::Amx => Element::Bf16,
-        Isa::Reference | Isa::Avx2 => Element::F32,
-    }
+    fastest_element(model.network().engine.isa)
 }
 
 /// Windows that go through the network together.

@@ -2,6 +2,7 @@
 
 use crate::kernels::activation::to_bf16;
 use crate::kernels::dense::{Element, Into, f32_words, multiply};
+use crate::kernels::limits::fastest_element;
 use crate::kernels::panel::{Panels, bf16_bits};
 use crate::kernels::{Isa, Team};
 use crate::quant::Inputs;
@@ -39,13 +40,9 @@ impl Loss {
         }
     }
 
-    /// In bf16 on machines that multiply bf16.
+    /// In what the machine multiplies fastest.
     pub fn fast(inputs: &Inputs) -> Loss {
-        let element = match Isa::best() {
-            Isa::Avx512 | Isa::Amx => Element::Bf16,
-            Isa::Reference | Isa::Avx2 => Element::F32,
-        };
-        Loss::new(inputs, element)
+        Loss::new(inputs, fastest_element(Isa::best()))
     }
 
     /// Half the gradient with respect to `errors` (N, K), E·G/n, into `half`; each row's loss, N, in f64.
