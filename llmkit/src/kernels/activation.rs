@@ -51,14 +51,17 @@ pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f3
     assert!(x.len().is_multiple_of(columns), "rows of {columns}");
     each_row(out, columns, team, |i, out| {
         let x = &x[i * columns..(i + 1) * columns];
-        vectorized(isa, || {
-            let mean = sum_of_squares(x) / columns as f32;
-            let factor = 1.0 / (mean + epsilon).sqrt();
-            for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
-                *out = x * factor * weight;
-            }
-        });
+        vectorized(isa, (x, weight, epsilon, out), norm_row);
     });
+}
+
+#[inline(always)]
+fn norm_row((x, weight, epsilon, out): (&[f32], &[f32], f32, &mut [f32])) {
+    let mean = sum_of_squares(x) / x.len() as f32;
+    let factor = 1.0 / (mean + epsilon).sqrt();
+    for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+        *out = x * factor * weight;
+    }
 }
 
 /// First of `values` that is not finite.
@@ -68,10 +71,7 @@ pub fn position_not_finite(isa: Isa, values: &[f32], team: &Team) -> Option<usiz
     let bad = AtomicUsize::new(usize::MAX);
     team.tasks(values.len().div_ceil(PART), &|part| {
         let values = &values[part * PART..values.len().min((part + 1) * PART)];
-        let top = vectorized(isa, || {
-            let magnitudes = values.iter().map(|it| it.to_bits() & 0x7fff_ffff);
-            magnitudes.fold(0, u32::max)
-        });
+        let top = vectorized(isa, values, greatest_magnitude);
         if !f32::from_bits(top).is_finite()
             && let Some(at) = values.iter().position(|it| !it.is_finite())
         {
@@ -79,6 +79,13 @@ pub fn position_not_finite(isa: Isa, values: &[f32], team: &Team) -> Option<usiz
         }
     });
     Some(bad.into_inner()).filter(|&at| at != usize::MAX)
+}
+
+/// Its bits.
+#[inline(always)]
+fn greatest_magnitude(values: &[f32]) -> u32 {
+    let magnitudes = values.iter().map(|it| it.to_bits() & 0x7fff_ffff);
+    magnitudes.fold(0, u32::max)
 }
 
 #[inline(always)]
@@ -117,12 +124,15 @@ pub fn swiglu(isa: Isa, gate: &mut [f32], up: &[f32], columns: usize, team: &Tea
     assert_eq!(gate.len(), up.len(), "SwiGLU sizes");
     each_row(gate, columns, team, |i, gate| {
         let up = &up[i * columns..(i + 1) * columns];
-        vectorized(isa, || {
-            for (gate, up) in gate.iter_mut().zip(up) {
-                *gate = *gate / (1.0 + exp(-*gate)) * up;
-            }
-        });
+        vectorized(isa, (gate, up), swiglu_row);
     });
+}
+
+#[inline(always)]
+fn swiglu_row((gate, up): (&mut [f32], &[f32])) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        *gate = *gate / (1.0 + exp(-*gate)) * up;
+    }
 }
 
 /// Each row of `x` (T, K) rounded to bf16, ties to even, two to a word, an odd end filled up with zero: (T, K/2 rounded up).
@@ -136,17 +146,20 @@ pub fn to_bf16(isa: Isa, x: &[f32], columns: usize, team: &Team) -> Vec<u32> {
     let mut out = vec![0u32; rows * words];
     each_row(&mut out, words, team, |i, out| {
         let x = &x[i * columns..(i + 1) * columns];
-        vectorized(isa, || {
-            let mut pairs = x.chunks_exact(2);
-            for (word, pair) in out.iter_mut().zip(pairs.by_ref()) {
-                *word = u32::from(bf16_bits(pair[0])) | u32::from(bf16_bits(pair[1])) << 16;
-            }
-            if let (Some(word), [last]) = (out.last_mut(), pairs.remainder()) {
-                *word = u32::from(bf16_bits(*last));
-            }
-        });
+        vectorized(isa, (x, out), row_to_bf16);
     });
     out
+}
+
+#[inline(always)]
+fn row_to_bf16((x, out): (&[f32], &mut [u32])) {
+    let mut pairs = x.chunks_exact(2);
+    for (word, pair) in out.iter_mut().zip(pairs.by_ref()) {
+        *word = u32::from(bf16_bits(pair[0])) | u32::from(bf16_bits(pair[1])) << 16;
+    }
+    if let (Some(word), [last]) = (out.last_mut(), pairs.remainder()) {
+        *word = u32::from(bf16_bits(*last));
+    }
 }
 
 /// What an online softmax has seen of a row so far.

@@ -126,24 +126,14 @@ pub fn attend(
         };
         // SAFETY: queries are rows × D, the block has 64 keys of D words (asserted), scores are rows × 64.
         unsafe { dense::run(isa, Element::F32, &scores) };
-        vectorized(isa, || {
-            let rows = scratch
-                .scores
-                .chunks_exact_mut(BLOCK)
-                .zip(&mut scratch.running);
-            for ((scores, running), (out, &position)) in
-                rows.zip(out.chunks_exact_mut(head_dim).zip(positions))
-            {
-                let from = mask.first(position).clamp(start, start + keys) - start;
-                let to = (position + 1).clamp(start, start + keys) - start;
-                scores[..from].fill(f32::NEG_INFINITY);
-                scores[to..].fill(f32::NEG_INFINITY);
-                let factor = online_softmax(scores, running);
-                if factor != 1.0 {
-                    out.iter_mut().for_each(|it| *it *= factor);
-                }
-            }
-        });
+        let seen = Seen {
+            positions,
+            mask,
+            start,
+            keys,
+        };
+        let (scores, running) = (&mut *scratch.scores, &mut *scratch.running);
+        vectorized(isa, (scores, running, &mut *out, seen), weigh);
         let mix = Job {
             x: scratch.scores.as_ptr().cast(),
             x_stride: BLOCK,
@@ -162,6 +152,34 @@ pub fn attend(
     for (out, running) in out.chunks_exact_mut(head_dim).zip(&scratch.running) {
         let total = running.total;
         out.iter_mut().for_each(|it| *it /= total);
+    }
+}
+
+/// What the query rows see of a block of `keys` keys that begins at position `start`.
+struct Seen<'a> {
+    positions: &'a [usize],
+    mask: Mask,
+    start: usize,
+    keys: usize,
+}
+
+/// Scores (R, 64) to weights, with the rows of `out` (R, D) rescaled where a larger score turned up.
+#[inline(always)]
+fn weigh((scores, running, out, seen): (&mut [f32], &mut [Running], &mut [f32], Seen<'_>)) {
+    let head_dim = out.len() / seen.positions.len();
+    let ends = seen.start..=seen.start + seen.keys;
+    let rows = scores.chunks_exact_mut(BLOCK).zip(running);
+    for ((scores, running), (out, &position)) in
+        rows.zip(out.chunks_exact_mut(head_dim).zip(seen.positions))
+    {
+        let from = seen.mask.first(position).clamp(*ends.start(), *ends.end()) - seen.start;
+        let to = (position + 1).clamp(*ends.start(), *ends.end()) - seen.start;
+        scores[..from].fill(f32::NEG_INFINITY);
+        scores[to..].fill(f32::NEG_INFINITY);
+        let factor = online_softmax(scores, running);
+        if factor != 1.0 {
+            out.iter_mut().for_each(|it| *it *= factor);
+        }
     }
 }
 

@@ -20,20 +20,23 @@ use super::panel::LANES;
 /// If the rows differ in length.
 pub fn divergence(isa: Isa, p: &[f32], of_p: f64, q: &[f32], of_q: f64) -> f64 {
     assert_eq!(p.len(), q.len(), "logits of one vocabulary");
-    vectorized(isa, || {
-        let mut lanes = [0f64; LANES];
-        let (p_chunks, p_rest) = p.as_chunks::<LANES>();
-        let (q_chunks, q_rest) = q.as_chunks::<LANES>();
-        for (p, q) in p_chunks.iter().zip(q_chunks) {
-            for (lane, (p, q)) in lanes.iter_mut().zip(p.iter().zip(q)) {
-                *lane += term(f64::from(*p) - of_p, f64::from(*q) - of_q);
-            }
+    vectorized(isa, (p, of_p, q, of_q), sum_of_terms)
+}
+
+#[inline(always)]
+fn sum_of_terms((p, of_p, q, of_q): (&[f32], f64, &[f32], f64)) -> f64 {
+    let mut lanes = [0f64; LANES];
+    let (p_chunks, p_rest) = p.as_chunks::<LANES>();
+    let (q_chunks, q_rest) = q.as_chunks::<LANES>();
+    for (p, q) in p_chunks.iter().zip(q_chunks) {
+        for (lane, (p, q)) in lanes.iter_mut().zip(p.iter().zip(q)) {
+            *lane += term(f64::from(*p) - of_p, f64::from(*q) - of_q);
         }
-        for (p, q) in p_rest.iter().zip(q_rest) {
-            lanes[0] += term(f64::from(*p) - of_p, f64::from(*q) - of_q);
-        }
-        lanes.iter().sum()
-    })
+    }
+    for (p, q) in p_rest.iter().zip(q_rest) {
+        lanes[0] += term(f64::from(*p) - of_p, f64::from(*q) - of_q);
+    }
+    lanes.iter().sum()
 }
 
 /// p·φ(ln q − ln p).

@@ -75,32 +75,35 @@ impl fmt::Display for Isa {
     }
 }
 
-/// Runs `work`, compiled for `isa`: plain Rust that the compiler vectorizes, where no intrinsics are needed.
+/// Runs `work(input)`, compiled for `isa`: plain Rust that the compiler vectorizes, where no intrinsics are needed.
 /// The arithmetic is the same on each, so the results are too.
+///
+/// `work` must be the name of a function that is `#[inline(always)]`, or a closure of a line or two: what is not inlined is compiled without
+/// the instructions, silently, and a closure cannot be marked.
 #[inline(always)]
 #[allow(unsafe_code)]
-pub(super) fn vectorized<R>(isa: Isa, work: impl FnOnce() -> R) -> R {
+pub(super) fn vectorized<I, R>(isa: Isa, input: I, work: impl FnOnce(I) -> R) -> R {
     match isa.checked() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `checked` has seen the features on this machine.
-        Isa::Avx512 | Isa::Amx => unsafe { on_avx512(work) },
+        Isa::Avx512 | Isa::Amx => unsafe { on_avx512(input, work) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { on_avx2(work) },
-        _ => work(),
+        Isa::Avx2 => unsafe { on_avx2(input, work) },
+        _ => work(input),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-fn on_avx512<R>(work: impl FnOnce() -> R) -> R {
-    work()
+fn on_avx512<I, R>(input: I, work: impl FnOnce(I) -> R) -> R {
+    work(input)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn on_avx2<R>(work: impl FnOnce() -> R) -> R {
-    work()
+fn on_avx2<I, R>(input: I, work: impl FnOnce(I) -> R) -> R {
+    work(input)
 }
 
 #[cfg(test)]
@@ -112,6 +115,6 @@ mod tests {
         assert_eq!(Isa::here()[0], Isa::Reference);
         assert!(Isa::best().is_here());
         assert!(Isa::here().is_sorted());
-        assert_eq!(vectorized(Isa::best(), || 2 + 2), 4);
+        assert_eq!(vectorized(Isa::best(), 2, |it| it + 2), 4);
     }
 }

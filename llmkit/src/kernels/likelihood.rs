@@ -12,32 +12,35 @@ const SLICE: usize = 512;
 
 /// ln Σ e^x of a row; −∞ if it is empty or all −∞, NaN if it has a NaN or +∞.
 pub fn log_sum_exp(isa: Isa, row: &[f32]) -> f64 {
-    vectorized(isa, || {
-        let top = largest(row);
-        if !top.is_finite() {
-            return if top == f32::NEG_INFINITY {
-                f64::NEG_INFINITY
-            } else {
-                f64::NAN
-            };
-        }
-        let mut total = 0.0;
-        for slice in row.chunks(SLICE) {
-            let mut lanes = [0f32; LANES];
-            for chunk in slice.chunks(LANES) {
-                for (lane, x) in lanes.iter_mut().zip(chunk) {
-                    *lane += exp(x - top);
-                }
+    vectorized(isa, row, normaliser)
+}
+
+#[inline(always)]
+fn normaliser(row: &[f32]) -> f64 {
+    let top = largest(row);
+    if !top.is_finite() {
+        return if top == f32::NEG_INFINITY {
+            f64::NEG_INFINITY
+        } else {
+            f64::NAN
+        };
+    }
+    let mut total = 0.0;
+    for slice in row.chunks(SLICE) {
+        let mut lanes = [0f32; LANES];
+        for chunk in slice.chunks(LANES) {
+            for (lane, x) in lanes.iter_mut().zip(chunk) {
+                *lane += exp(x - top);
             }
-            total += lanes.iter().map(|&it| f64::from(it)).sum::<f64>();
         }
-        f64::from(top) + total.ln()
-    })
+        total += lanes.iter().map(|&it| f64::from(it)).sum::<f64>();
+    }
+    f64::from(top) + total.ln()
 }
 
 /// Index of the first largest element; 0 of an empty row.
 pub fn argmax(isa: Isa, row: &[f32]) -> usize {
-    let top = vectorized(isa, || largest(row));
+    let top = vectorized(isa, row, largest);
     row.iter().position(|&it| it == top).unwrap_or(0)
 }
 

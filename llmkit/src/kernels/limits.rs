@@ -158,24 +158,27 @@ fn sum_of_threads(team: &Team, make: &(dyn Fn() -> Pass + Sync), time: Duration)
 
 /// Touches every word. Eight accumulators, so that additions never wait for one another.
 fn read(isa: Isa, lines: &[Line]) -> u32 {
-    vectorized(isa, || {
-        let mut sums = [Line::ZERO; 8];
-        let (groups, rest) = lines.as_chunks::<8>();
-        for group in groups {
-            for (sum, line) in sums.iter_mut().zip(group) {
-                for (sum, word) in sum.0.iter_mut().zip(line.0) {
-                    *sum ^= word;
-                }
-            }
-        }
-        let mut all = Line::ZERO;
-        for line in sums.iter().chain(rest) {
-            for (sum, word) in all.0.iter_mut().zip(line.0) {
+    vectorized(isa, lines, exclusive_or)
+}
+
+#[inline(always)]
+fn exclusive_or(lines: &[Line]) -> u32 {
+    let mut sums = [Line::ZERO; 8];
+    let (groups, rest) = lines.as_chunks::<8>();
+    for group in groups {
+        for (sum, line) in sums.iter_mut().zip(group) {
+            for (sum, word) in sum.0.iter_mut().zip(line.0) {
                 *sum ^= word;
             }
         }
-        all.0.iter().fold(0, |sum, word| sum ^ word)
-    })
+    }
+    let mut all = Line::ZERO;
+    for line in sums.iter().chain(rest) {
+        for (sum, word) in all.0.iter_mut().zip(line.0) {
+            *sum ^= word;
+        }
+    }
+    all.0.iter().fold(0, |sum, word| sum ^ word)
 }
 
 /// The function that turns the chains, and products in one instruction of it.

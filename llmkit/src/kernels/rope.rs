@@ -75,26 +75,30 @@ impl Angles {
     pub fn turn(&self, isa: Isa, pairs: Pairs, position: usize, heads: &mut [f32]) {
         let row = position * self.pairs..(position + 1) * self.pairs;
         let (cos, sin) = (&self.cos[row.clone()], &self.sin[row]);
-        vectorized(isa, || {
-            for head in heads.chunks_exact_mut(2 * self.pairs) {
-                match pairs {
-                    Pairs::Neighbours => {
-                        for (pair, (c, s)) in head.chunks_exact_mut(2).zip(cos.iter().zip(sin)) {
-                            let (a, b) = (pair[0], pair[1]);
-                            pair[0] = a * c - b * s;
-                            pair[1] = a * s + b * c;
-                        }
-                    }
-                    Pairs::Halves => {
-                        let (low, high) = head.split_at_mut(self.pairs);
-                        let angles = cos.iter().zip(sin);
-                        for ((a, b), (c, s)) in low.iter_mut().zip(high).zip(angles) {
-                            (*a, *b) = (*a * c - *b * s, *a * s + *b * c);
-                        }
-                    }
+        vectorized(isa, (heads, cos, sin, pairs), turn_heads);
+    }
+}
+
+/// Each of `heads` (H, D) by the angles of its D/2 pairs.
+#[inline(always)]
+fn turn_heads((heads, cos, sin, pairs): (&mut [f32], &[f32], &[f32], Pairs)) {
+    for head in heads.chunks_exact_mut(2 * cos.len()) {
+        match pairs {
+            Pairs::Neighbours => {
+                for (pair, (c, s)) in head.chunks_exact_mut(2).zip(cos.iter().zip(sin)) {
+                    let (a, b) = (pair[0], pair[1]);
+                    pair[0] = a * c - b * s;
+                    pair[1] = a * s + b * c;
                 }
             }
-        });
+            Pairs::Halves => {
+                let (low, high) = head.split_at_mut(cos.len());
+                let angles = cos.iter().zip(sin);
+                for ((a, b), (c, s)) in low.iter_mut().zip(high).zip(angles) {
+                    (*a, *b) = (*a * c - *b * s, *a * s + *b * c);
+                }
+            }
+        }
     }
 }
 

@@ -231,14 +231,18 @@ unsafe fn step<U: Unit, const TALL: bool, const WIDE: bool>(
     // SAFETY: passed on.
     unsafe {
         unit.load::<4>(a[0], stride);
+        if TALL {
+            unit.load::<5>(a[1], stride);
+        }
         unit.load::<6>(b[0].cast(), LANES);
-        unit.dot::<0, 4, 6>();
         if WIDE {
             unit.load::<7>(b[1].cast(), LANES);
+        }
+        unit.dot::<0, 4, 6>();
+        if WIDE {
             unit.dot::<1, 4, 7>();
         }
         if TALL {
-            unit.load::<5>(a[1], stride);
             unit.dot::<2, 5, 6>();
             if WIDE {
                 unit.dot::<3, 5, 7>();

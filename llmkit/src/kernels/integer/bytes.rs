@@ -90,31 +90,13 @@ impl Bytes {
                     return;
                 }
                 for (((x, words), scales), sums) in taken {
-                    vectorized(isa, || {
-                        let words = words.chunks_mut(group / 4);
-                        let outputs = words.zip(scales.iter_mut()).zip(sums.iter_mut());
-                        let shared = match rule {
-                            Scale::OfGroup => None,
-                            Scale::OfRow => Some(scale_of(largest(x), most)),
-                            Scale::Fixed(scale) => Some(match largest(x).is_finite() {
-                                true => (scale, inverse_of(scale, 1.0)),
-                                false => (f32::NAN, 0.0),
-                            }),
-                        };
-                        for (x, ((words, scale), sum)) in x.chunks(group).zip(outputs) {
-                            let (own, inverse) = match shared {
-                                None => scale_of(largest(x), most),
-                                Some(shared) => shared,
-                            };
-                            *scale = own;
-                            *sum = match rule {
-                                Scale::Fixed(_) => codes::<true>(x, words, inverse, most),
-                                Scale::OfGroup | Scale::OfRow => {
-                                    codes::<false>(x, words, inverse, most)
-                                }
-                            };
-                        }
-                    });
+                    let row = Row {
+                        x,
+                        words,
+                        scales,
+                        sums,
+                    };
+                    vectorized(isa, (row, group, rule, most), round_row);
                 }
             }
         });
@@ -180,6 +162,39 @@ pub enum Scale {
     OfRow,
     /// This one; what lies beyond the largest code is cut to it.
     Fixed(f32),
+}
+
+/// A row and what becomes of it.
+struct Row<'a> {
+    x: &'a [f32],
+    words: &'a mut [u32],
+    scales: &'a mut [f32],
+    sums: &'a mut [i32],
+}
+
+#[inline(always)]
+fn round_row((row, group, rule, most): (Row<'_>, usize, Scale, f32)) {
+    let words = row.words.chunks_mut(group / 4);
+    let outputs = words.zip(row.scales).zip(row.sums);
+    let shared = match rule {
+        Scale::OfGroup => None,
+        Scale::OfRow => Some(scale_of(largest(row.x), most)),
+        Scale::Fixed(scale) => Some(match largest(row.x).is_finite() {
+            true => (scale, inverse_of(scale, 1.0)),
+            false => (f32::NAN, 0.0),
+        }),
+    };
+    for (x, ((words, scale), sum)) in row.x.chunks(group).zip(outputs) {
+        let (own, inverse) = match shared {
+            None => scale_of(largest(x), most),
+            Some(shared) => shared,
+        };
+        *scale = own;
+        *sum = match rule {
+            Scale::Fixed(_) => codes::<true>(x, words, inverse, most),
+            Scale::OfGroup | Scale::OfRow => codes::<false>(x, words, inverse, most),
+        };
+    }
 }
 
 /// Bits of the largest magnitude. Magnitudes are ordered as their bits, infinity and NaN above all numbers: a maximum of floats would

@@ -29,12 +29,22 @@ fn exp_is_right(step: i32, kernel: &Exp<'_>) -> Result<(), String> {
     }
 }
 
+#[inline(always)]
+fn exp_of_all(x: &mut [f32]) {
+    x.iter_mut().for_each(|it| *it = exp(*it));
+}
+
+#[inline(always)]
+fn softmax_of((scores, running): (&mut [f32], &mut Running)) -> f32 {
+    online_softmax(scores, running)
+}
+
 #[test]
 fn exp_is_right_to_three_units() {
     for isa in Isa::here() {
         let step = if isa == Isa::best() { 1 } else { 101 };
         exp_is_right(step, &|x| {
-            vectorized(isa, || x.iter_mut().for_each(|it| *it = exp(*it)));
+            vectorized(isa, x, exp_of_all);
         })
         .unwrap_or_else(|wrong| panic!("{isa}: {wrong}"));
     }
@@ -45,7 +55,7 @@ fn planted_bugs_in_exp_are_caught() {
     for isa in Isa::here() {
         let with = |change: &(dyn Fn(f32) -> f32 + Sync), x: &mut [f32]| {
             x.iter_mut().for_each(|it| *it = change(*it));
-            vectorized(isa, || x.iter_mut().for_each(|it| *it = exp(*it)));
+            vectorized(isa, x, exp_of_all);
         };
         // ln 2 in one f32: the reduction loses the low bits of the argument.
         let one_part: &Exp<'_> = &|x| {
@@ -115,7 +125,7 @@ fn softmax_is_right(kernel: &Softmax<'_>) -> Result<(), String> {
 #[test]
 fn softmax_in_blocks_is_softmax() {
     for isa in Isa::here() {
-        softmax_is_right(&|scores, running| vectorized(isa, || online_softmax(scores, running)))
+        softmax_is_right(&|scores, running| vectorized(isa, (scores, running), softmax_of))
             .unwrap_or_else(|wrong| panic!("{isa}: {wrong}"));
     }
 }
@@ -124,7 +134,7 @@ fn softmax_in_blocks_is_softmax() {
 fn planted_bugs_in_softmax_are_caught() {
     for isa in Isa::here() {
         let honest = |scores: &mut [f32], running: &mut Running| {
-            vectorized(isa, || online_softmax(scores, running))
+            vectorized(isa, (scores, running), softmax_of)
         };
         // What was mixed before is not rescaled.
         let kept: &Softmax<'_> = &|scores, running| {
