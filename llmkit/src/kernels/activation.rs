@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::isa::{Isa, vectorized};
+use super::isa::{Isa, vectorizable, vectorized};
 use super::panel::{LANES, bf16_bits};
 use super::team::Team;
 
@@ -51,9 +51,11 @@ pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f3
     assert!(x.len().is_multiple_of(columns), "rows of {columns}");
     each_row(out, columns, team, |i, out| {
         let x = &x[i * columns..(i + 1) * columns];
-        vectorized(isa, (x, weight, epsilon, out), norm_row);
+        vectorized(isa, NormRow, (x, weight, epsilon, out));
     });
 }
+
+vectorizable!(NormRow<'a>: norm_row, (&'a [f32], &'a [f32], f32, &'a mut [f32]) => ());
 
 #[inline(always)]
 fn norm_row((x, weight, epsilon, out): (&[f32], &[f32], f32, &mut [f32])) {
@@ -71,7 +73,7 @@ pub fn position_not_finite(isa: Isa, values: &[f32], team: &Team) -> Option<usiz
     let bad = AtomicUsize::new(usize::MAX);
     team.tasks(values.len().div_ceil(PART), &|part| {
         let values = &values[part * PART..values.len().min((part + 1) * PART)];
-        let top = vectorized(isa, values, greatest_magnitude);
+        let top = vectorized(isa, GreatestMagnitude, values);
         if !f32::from_bits(top).is_finite()
             && let Some(at) = values.iter().position(|it| !it.is_finite())
         {
@@ -80,6 +82,8 @@ pub fn position_not_finite(isa: Isa, values: &[f32], team: &Team) -> Option<usiz
     });
     Some(bad.into_inner()).filter(|&at| at != usize::MAX)
 }
+
+vectorizable!(GreatestMagnitude<'a>: greatest_magnitude, &'a [f32] => u32);
 
 /// Its bits.
 #[inline(always)]
@@ -124,9 +128,11 @@ pub fn swiglu(isa: Isa, gate: &mut [f32], up: &[f32], columns: usize, team: &Tea
     assert_eq!(gate.len(), up.len(), "SwiGLU sizes");
     each_row(gate, columns, team, |i, gate| {
         let up = &up[i * columns..(i + 1) * columns];
-        vectorized(isa, (gate, up), swiglu_row);
+        vectorized(isa, SwigluRow, (gate, up));
     });
 }
+
+vectorizable!(SwigluRow<'a>: swiglu_row, (&'a mut [f32], &'a [f32]) => ());
 
 #[inline(always)]
 fn swiglu_row((gate, up): (&mut [f32], &[f32])) {
@@ -146,10 +152,12 @@ pub fn to_bf16(isa: Isa, x: &[f32], columns: usize, team: &Team) -> Vec<u32> {
     let mut out = vec![0u32; rows * words];
     each_row(&mut out, words, team, |i, out| {
         let x = &x[i * columns..(i + 1) * columns];
-        vectorized(isa, (x, out), row_to_bf16);
+        vectorized(isa, RowToBf16, (x, out));
     });
     out
 }
+
+vectorizable!(RowToBf16<'a>: row_to_bf16, (&'a [f32], &'a mut [u32]) => ());
 
 #[inline(always)]
 fn row_to_bf16((x, out): (&[f32], &mut [u32])) {
@@ -185,11 +193,16 @@ impl Running {
 /// Source: Milakov, Gimelshein 2018, *Online normalizer calculation for softmax*, algorithm 3.
 #[inline(always)]
 pub(super) fn online_softmax(scores: &mut [f32], running: &mut Running) -> f32 {
+    // Chunks of a size that the compiler knows are registers; others are loops.
     let mut tops = [f32::NEG_INFINITY; LANES];
-    for chunk in scores.chunks(LANES) {
+    let (chunks, rest) = scores.as_chunks::<LANES>();
+    for chunk in chunks {
         for (top, score) in tops.iter_mut().zip(chunk) {
             *top = if *score > *top { *score } else { *top };
         }
+    }
+    for (top, score) in tops.iter_mut().zip(rest) {
+        *top = if *score > *top { *score } else { *top };
     }
     let top = tops
         .iter()
@@ -199,11 +212,16 @@ pub(super) fn online_softmax(scores: &mut [f32], running: &mut Running) -> f32 {
         return 1.0;
     }
     let mut lanes = [0f32; LANES];
-    for chunk in scores.chunks_mut(LANES) {
+    let (chunks, rest) = scores.as_chunks_mut::<LANES>();
+    for chunk in chunks {
         for (lane, score) in lanes.iter_mut().zip(chunk) {
             *score = exp(*score - top);
             *lane += *score;
         }
+    }
+    for (lane, score) in lanes.iter_mut().zip(rest) {
+        *score = exp(*score - top);
+        *lane += *score;
     }
     let factor = exp(running.top - top);
     running.total = running.total * factor + tree_sum(lanes);

@@ -16,7 +16,7 @@
 
 use super::activation::{Running, online_softmax};
 use super::dense::{self, Element, Into, Job};
-use super::isa::{Isa, vectorized};
+use super::isa::{Isa, vectorizable, vectorized};
 use super::panel::{LANES, Line};
 
 /// Keys in a block.
@@ -133,7 +133,7 @@ pub fn attend(
             keys,
         };
         let (scores, running) = (&mut *scratch.scores, &mut *scratch.running);
-        vectorized(isa, (scores, running, &mut *out, seen), weigh);
+        vectorized(isa, Weigh, (scores, running, &mut *out, seen));
         let mix = Job {
             x: scratch.scores.as_ptr().cast(),
             x_stride: BLOCK,
@@ -162,6 +162,8 @@ struct Seen<'a> {
     start: usize,
     keys: usize,
 }
+
+vectorizable!(Weigh<'a>: weigh, (&'a mut [f32], &'a mut [Running], &'a mut [f32], Seen<'a>) => ());
 
 /// Scores (R, 64) to weights, with the rows of `out` (R, D) rescaled where a larger score turned up.
 #[inline(always)]

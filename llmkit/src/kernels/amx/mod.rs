@@ -12,13 +12,15 @@
 //! go through a copy filled up with zeros. So, as in [`dense`](super::dense), bits do not depend on T or on how work is split; they differ from
 //! AVX-512's in the last places, as the unit adds even and odd products apart.
 //!
-//! The driver is written against the trait `Unit`, which has two implementations: `Hardware`, five instructions, and a simulation after the
+//! The driver is written against the trait [`Unit`], which has two implementations: `Hardware`, five instructions, and a simulation after the
 //! manual's pseudo-code, on which the tests run where there is no such unit. [`is_here`] asks the system for the tiles once and then
 //! multiplies two known matrices: a unit that is not there, or does not do what this file expects, is not used.
 //!
 //! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1 chapter 18 and volume 2, `TDPBF16PS`.
 
 #![allow(unsafe_code)]
+
+mod unit;
 
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
@@ -28,26 +30,7 @@ use std::sync::OnceLock;
 use super::dense::{Into, Job};
 use super::panel::{LANES, Line, bf16_bits};
 
-/// Rows of a tile, and words in a row.
-pub(super) const SIDE: usize = 16;
-
-/// What a matrix unit does with its eight tiles. Tiles 0 to 3 are C (0, 1 from the first rows, 2, 3 from the second), 4 and 5 A, 6 and 7 B.
-///
-/// # Safety
-/// Of all: the unit is there and configured; pointers reach as far as the tile is configured, `stride` words from row to row.
-pub(super) trait Unit {
-    /// Makes tiles of `rows` A and C rows, A of `words` words a row and B of as many rows; forgets all tiles.
-    unsafe fn configure(&mut self, rows: [usize; 2], words: usize);
-    unsafe fn zero<const C: u8>(&mut self);
-    unsafe fn load<const T: u8>(&mut self, from: *const u32, stride: usize);
-    /// C += A · B, pairs of bf16.
-    unsafe fn dot<const C: u8, const A: u8, const B: u8>(&mut self);
-    /// C += A · B, fours of bytes, those of A with a sign and those of B without, into i32. Not every unit can.
-    unsafe fn dot_bytes<const C: u8, const A: u8, const B: u8>(&mut self);
-    unsafe fn store<const C: u8>(&mut self, to: *mut u32, stride: usize);
-    /// Gives the tiles back: a thread that holds none is cheaper to switch.
-    unsafe fn release(&mut self);
-}
+pub(super) use unit::{Hardware, SIDE, Unit, chain, chain_of_bytes};
 
 /// Does a job of bf16 elements.
 ///
@@ -279,147 +262,6 @@ unsafe fn put<U: Unit, const C: u8>(unit: &mut U, job: &Job, tall: usize, wide: 
     }
 }
 
-/// The processor's unit.
-pub(super) struct Hardware;
-
-/// `LDTILECFG`'s 64 bytes.
-#[repr(C, align(64))]
-struct Palette {
-    palette: u8,
-    start_row: u8,
-    reserved: [u8; 14],
-    row_bytes: [u16; 16],
-    rows: [u8; 16],
-}
-
-const _: () = assert!(size_of::<Palette>() == 64);
-
-impl Unit for Hardware {
-    #[inline(always)]
-    unsafe fn configure(&mut self, [first, second]: [usize; 2], words: usize) {
-        let (mut row_bytes, mut rows) = ([0u16; 16], [0u8; 16]);
-        let of = [first, first, second, second, first, second, words, words];
-        for (tile, count) in of.into_iter().enumerate() {
-            if count > 0 {
-                let row = if matches!(tile, 4 | 5) { words } else { SIDE };
-                (row_bytes[tile], rows[tile]) = (4 * row as u16, count as u8);
-            }
-        }
-        let palette = Palette {
-            palette: 1,
-            start_row: 0,
-            reserved: [0; 14],
-            row_bytes,
-            rows,
-        };
-        // SAFETY: 64 bytes that the manual allows.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const palette, options(nostack)) }
-    }
-
-    #[inline(always)]
-    unsafe fn zero<const C: u8>(&mut self) {
-        // SAFETY: the caller's.
-        unsafe { asm!("tilezero tmm{}", const C, options(nostack, nomem)) }
-    }
-
-    #[inline(always)]
-    unsafe fn load<const T: u8>(&mut self, from: *const u32, stride: usize) {
-        // SAFETY: the caller's.
-        unsafe {
-            asm!("tileloadd tmm{}, [{} + {}]", const T, in(reg) from, in(reg) 4 * stride, options(nostack, readonly));
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn dot<const C: u8, const A: u8, const B: u8>(&mut self) {
-        // SAFETY: the caller's.
-        unsafe {
-            asm!("tdpbf16ps tmm{}, tmm{}, tmm{}", const C, const A, const B, options(nostack, nomem))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn dot_bytes<const C: u8, const A: u8, const B: u8>(&mut self) {
-        // SAFETY: the caller's.
-        unsafe {
-            asm!("tdpbsud tmm{}, tmm{}, tmm{}", const C, const A, const B, options(nostack, nomem))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store<const C: u8>(&mut self, to: *mut u32, stride: usize) {
-        // SAFETY: the caller's.
-        unsafe {
-            asm!("tilestored [{} + {}], tmm{}", in(reg) to, in(reg) 4 * stride, const C, options(nostack));
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn release(&mut self) {
-        // SAFETY: the unit is there.
-        unsafe { asm!("tilerelease", options(nostack, nomem)) }
-    }
-}
-
-/// Twelve products of whole tiles a turn, of nothing with nothing: as fast as the unit goes. For [`limits`](super::limits).
-///
-/// # Panics
-/// If there is no unit.
-pub(super) fn chain(turns: usize) {
-    assert!(is_here(), "this machine has no AMX");
-    // SAFETY: the unit is there.
-    unsafe {
-        chained(turns, |unit| {
-            unit.dot::<0, 4, 6>();
-            unit.dot::<1, 4, 7>();
-            unit.dot::<2, 5, 6>();
-            unit.dot::<3, 5, 7>();
-        });
-    }
-}
-
-/// As [`chain`], of bytes.
-///
-/// # Panics
-/// If there is no unit for them.
-pub(super) fn chain_of_bytes(turns: usize) {
-    assert!(has_bytes(), "this machine has no AMX for bytes");
-    // SAFETY: the unit is there, and can.
-    unsafe {
-        chained(turns, |unit| {
-            unit.dot_bytes::<0, 4, 6>();
-            unit.dot_bytes::<1, 4, 7>();
-            unit.dot_bytes::<2, 5, 6>();
-            unit.dot_bytes::<3, 5, 7>();
-        });
-    }
-}
-
-/// # Safety
-/// The unit is there, and can do what `four` asks.
-#[inline(always)]
-unsafe fn chained(turns: usize, four: impl Fn(&mut Hardware)) {
-    let lines = [Line::ZERO; SIDE];
-    let unit = &mut Hardware;
-    // SAFETY: the unit is there; `lines` are a whole tile, and nothing is stored.
-    unsafe {
-        unit.configure([SIDE, SIDE], SIDE);
-        let from = lines.as_ptr().cast();
-        unit.zero::<0>();
-        unit.zero::<1>();
-        unit.zero::<2>();
-        unit.zero::<3>();
-        unit.load::<4>(from, LANES);
-        unit.load::<5>(from, LANES);
-        unit.load::<6>(from, LANES);
-        unit.load::<7>(from, LANES);
-        for _ in 0..3 * turns {
-            four(unit);
-        }
-        unit.release();
-    }
-}
-
 /// Whether this processor has matrix units for bf16, the system lends them, and they multiply as this file expects.
 pub fn is_here() -> bool {
     static HERE: OnceLock<bool> = OnceLock::new();
@@ -429,9 +271,10 @@ pub fn is_here() -> bool {
 /// [`is_here`], and it multiplies bytes, as this file expects, too.
 pub fn has_bytes() -> bool {
     static HERE: OnceLock<bool> = OnceLock::new();
-    // SAFETY: `is_here` and the bit of AMX-INT8 say that the unit is there and can.
     *HERE.get_or_init(|| {
-        is_here() && features() & (1 << 25) != 0 && unsafe { knows_its_bytes(&mut Hardware) }
+        let is_announced = is_here() && features() & (1 << 25) != 0;
+        // SAFETY: the unit is there, and AMX-INT8's bit says that it can.
+        is_announced && unsafe { knows_its_bytes(&mut Hardware) }
     })
 }
 

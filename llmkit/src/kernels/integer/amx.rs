@@ -129,8 +129,9 @@ unsafe fn block<U: Unit, const BITS: usize, const TALL: bool, const WIDE: bool>(
             }
         }
         for row in 0..job.rows {
-            for wide in 0..1 + usize::from(WIDE) {
-                let total = &totals[row / SIDE][wide][row % SIDE];
+            let panels = totals[row / SIDE].iter().enumerate();
+            for (wide, tile) in panels.take(1 + usize::from(WIDE)) {
+                let total = &tile[row % SIDE];
                 let out = job.out.add(row * job.out_stride + wide * LANES);
                 let total = _mm512_load_ps(total.0.as_ptr().cast());
                 put512(out, job.columns - wide * LANES, job.into, total);

@@ -1,6 +1,6 @@
 //! Inputs of integer kernels: rounded to 8 bits in groups.
 
-use crate::kernels::isa::{Isa, vectorized};
+use crate::kernels::isa::{Isa, vectorizable, vectorized};
 use crate::kernels::panel::LANES;
 use crate::kernels::team::Team;
 
@@ -96,7 +96,7 @@ impl Bytes {
                         scales,
                         sums,
                     };
-                    vectorized(isa, (row, group, rule, most), round_row);
+                    vectorized(isa, RoundRow, (row, group, rule, most));
                 }
             }
         });
@@ -171,6 +171,8 @@ struct Row<'a> {
     scales: &'a mut [f32],
     sums: &'a mut [i32],
 }
+
+vectorizable!(RoundRow<'a>: round_row, (Row<'a>, usize, Scale, f32) => ());
 
 #[inline(always)]
 fn round_row((row, group, rule, most): (Row<'_>, usize, Scale, f32)) {

@@ -2,7 +2,7 @@
 
 use super::{Numbers, UNIT};
 use crate::kernels::activation::{Running, exp, online_softmax};
-use crate::kernels::isa::{Isa, vectorized};
+use crate::kernels::isa::{Isa, vectorizable, vectorized};
 
 type Exp<'a> = dyn Fn(&mut [f32]) + 'a;
 
@@ -29,6 +29,9 @@ fn exp_is_right(step: i32, kernel: &Exp<'_>) -> Result<(), String> {
     }
 }
 
+vectorizable!(ExpOfAll<'a>: exp_of_all, &'a mut [f32] => ());
+vectorizable!(SoftmaxOf<'a>: softmax_of, (&'a mut [f32], &'a mut Running) => f32);
+
 #[inline(always)]
 fn exp_of_all(x: &mut [f32]) {
     x.iter_mut().for_each(|it| *it = exp(*it));
@@ -44,7 +47,7 @@ fn exp_is_right_to_three_units() {
     for isa in Isa::here() {
         let step = if isa == Isa::best() { 1 } else { 101 };
         exp_is_right(step, &|x| {
-            vectorized(isa, x, exp_of_all);
+            vectorized(isa, ExpOfAll, x);
         })
         .unwrap_or_else(|wrong| panic!("{isa}: {wrong}"));
     }
@@ -55,7 +58,7 @@ fn planted_bugs_in_exp_are_caught() {
     for isa in Isa::here() {
         let with = |change: &(dyn Fn(f32) -> f32 + Sync), x: &mut [f32]| {
             x.iter_mut().for_each(|it| *it = change(*it));
-            vectorized(isa, x, exp_of_all);
+            vectorized(isa, ExpOfAll, x);
         };
         // ln 2 in one f32: the reduction loses the low bits of the argument.
         let one_part: &Exp<'_> = &|x| {
@@ -125,7 +128,7 @@ fn softmax_is_right(kernel: &Softmax<'_>) -> Result<(), String> {
 #[test]
 fn softmax_in_blocks_is_softmax() {
     for isa in Isa::here() {
-        softmax_is_right(&|scores, running| vectorized(isa, (scores, running), softmax_of))
+        softmax_is_right(&|scores, running| vectorized(isa, SoftmaxOf, (scores, running)))
             .unwrap_or_else(|wrong| panic!("{isa}: {wrong}"));
     }
 }
@@ -134,7 +137,7 @@ fn softmax_in_blocks_is_softmax() {
 fn planted_bugs_in_softmax_are_caught() {
     for isa in Isa::here() {
         let honest = |scores: &mut [f32], running: &mut Running| {
-            vectorized(isa, (scores, running), softmax_of)
+            vectorized(isa, SoftmaxOf, (scores, running))
         };
         // What was mixed before is not rescaled.
         let kept: &Softmax<'_> = &|scores, running| {
