@@ -12,7 +12,7 @@
 //! go through a copy filled up with zeros. So, as in [`dense`](super::dense), bits do not depend on T or on how work is split; they differ from
 //! AVX-512's in the last places, as the unit adds even and odd products apart.
 //!
-//! The driver is written against the trait [`Unit`], which has two implementations: `Hardware`, five instructions, and a simulation after the
+//! The driver is written against the trait `Unit`, which has two implementations: `Hardware`, five instructions, and a simulation after the
 //! manual's pseudo-code, on which the tests run where there is no such unit. [`is_here`] asks the system for the tiles once and then
 //! multiplies two known matrices: a unit that is not there, or does not do what this file expects, is not used.
 //!
