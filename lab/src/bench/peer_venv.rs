@@ -108,7 +108,7 @@ impl PeerVenv {
     /// If it cannot be installed, or does not start.
     pub fn torch(&self, place: &Place) -> Result<()> {
         let _lock = place.lock("peers")?;
-        if self.given.is_some() || self.stamp("PyTorch").exists() {
+        if self.has("PyTorch") {
             return Ok(());
         }
         self.part(place, "PyTorch", "540 MB to download", |_| {})?;
@@ -125,7 +125,7 @@ impl PeerVenv {
         what: &str,
         with: impl FnOnce(&mut Command),
     ) -> Result<()> {
-        if self.given.is_some() || self.stamp(name).exists() {
+        if self.has(name) {
             return Ok(());
         }
         if crate::cargo::is_offline() {
@@ -159,6 +159,11 @@ impl PeerVenv {
         with(&mut pip);
         run(&mut pip)?;
         write_atomically(&self.stamp(name), b"")
+    }
+
+    /// Whether a part is installed, or somebody else's business.
+    fn has(&self, name: &str) -> bool {
+        self.given.is_some() || self.stamp(name).exists()
     }
 
     fn stamp(&self, name: &str) -> PathBuf {
