@@ -40,7 +40,9 @@ pub fn groups(models: &[String], folder: &Path, is_quick: bool, has_portable: bo
     ] {
         all.extend(["bf16", "f32"].map(|element| gemm(element, m, n, k, reps)));
     }
-    all.extend([(512, 10), (2048, 2)].map(|(tokens, reps)| attention(tokens, reps)));
+    for (tokens, reps) in [(512, 10), (2048, 2)] {
+        all.extend(["bf16", "f32"].map(|element| attention(element, tokens, reps)));
+    }
     all.extend(
         [("Q4_0", "native"), ("Q8_0", "native"), ("BF16", "native")].map(|it| load(&of, it)),
     );
@@ -140,16 +142,16 @@ fn gemm(element: &str, m: usize, n: usize, k: usize, reps: usize) -> Group {
     }
 }
 
-fn attention(tokens: usize, reps: usize) -> Group {
-    let one = |seat, element: &str| {
-        let case = json!({"kind": "sdpa", "element": element, "tokens": tokens, "heads": 9, "dim": 64, "reps": reps});
-        contender(seat, element, case, Unit::Time("ms", 1e3 / reps as f64))
-    };
+fn attention(element: &str, tokens: usize, reps: usize) -> Group {
+    let case = json!({"kind": "sdpa", "element": element, "tokens": tokens, "heads": 9, "dim": 64, "reps": reps});
+    let unit = Unit::Time("ms", 1e3 / reps as f64);
     Group {
         bench: "attention",
         case: format!("causal 9 × 64, {tokens} tokens"),
-        contenders: vec![one(OURS, "f32"), one(TORCH, "f32"), one(TORCH, "bf16")],
-        pairs: vec![(0, vec![1]), (0, vec![2])],
+        contenders: [OURS, TORCH]
+            .map(|seat| contender(seat, element, case.clone(), unit))
+            .into(),
+        pairs: vec![(0, vec![1])],
         is_long: false,
     }
 }

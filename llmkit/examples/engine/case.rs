@@ -7,14 +7,14 @@ use std::time::Instant;
 use llmkit::hardware::{Machine, Pass, roofline};
 use llmkit::kernels::dense::{Element, Into, f32_words, multiply_at};
 use llmkit::kernels::limits::Arithmetic;
-use llmkit::kernels::{Panels, panel::bf16_bits};
+use llmkit::kernels::{Panels, panel::bf16_pair};
 use llmkit::model::{Engine, Model, Piece, WeightType};
 use llmkit::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::attention::attention;
-use crate::gptq::Job;
+use crate::attention;
+use crate::gptq;
 
 /// One thing to time.
 #[derive(Clone, PartialEq, Deserialize)]
@@ -102,7 +102,8 @@ pub struct Bench {
     engine: Engine,
     models: BTreeMap<(String, String), Model>,
     products: BTreeMap<String, Product>,
-    jobs: BTreeMap<String, Job>,
+    jobs: BTreeMap<String, gptq::Job>,
+    attentions: BTreeMap<String, attention::Job>,
     kv_bytes: usize,
     machine: Option<Machine>,
 }
@@ -115,6 +116,7 @@ impl Bench {
             models: BTreeMap::new(),
             products: BTreeMap::new(),
             jobs: BTreeMap::new(),
+            attentions: BTreeMap::new(),
             kv_bytes: 0,
             machine: None,
         }
@@ -146,10 +148,21 @@ impl Bench {
                 self.products.insert(case.name() + element, product);
             }
             Case::Gptq { folder } => {
-                let job = Job::read(folder, &self.engine)?;
+                let job = gptq::Job::read(folder, &self.engine)?;
                 self.jobs.insert(folder.clone(), job);
             }
-            Case::Sdpa { .. } | Case::Load { .. } => {}
+            Case::Sdpa {
+                element,
+                tokens,
+                heads,
+                dim,
+                ..
+            } => {
+                let parts = [1, 2, 3].map(|seed| noise(tokens * heads * dim, seed));
+                let job = attention::Job::new(parse(element)?, parts, *heads, *dim);
+                self.attentions.insert(case.name() + element, job);
+            }
+            Case::Load { .. } => {}
         }
         Ok(())
     }
@@ -219,19 +232,12 @@ impl Bench {
                     black_box(&mut it.out);
                 }
             }
-            Case::Sdpa {
-                tokens,
-                heads,
-                dim,
-                reps,
-                ..
-            } => {
-                let parts = [1, 2, 3].map(|seed| noise(tokens * heads * dim, seed));
-                let start = Instant::now();
+            Case::Sdpa { element, reps, .. } => {
+                let job = self.attentions.get_mut(&(case.name() + element));
+                let job = job.ok_or_else(|| Error::argument("case", "a prepared one", element))?;
                 for _ in 0..*reps {
-                    black_box(attention(&self.engine, &parts, *heads, *dim));
+                    black_box(job.run(&self.engine));
                 }
-                return Ok(start.elapsed().as_secs_f64());
             }
         }
         Ok(start.elapsed().as_secs_f64())
@@ -358,6 +364,6 @@ fn noise(count: usize, seed: usize) -> Vec<f32> {
 }
 
 fn pairs(values: &[f32]) -> Vec<u32> {
-    let word = |pair: &[f32]| u32::from(bf16_bits(pair[0])) | u32::from(bf16_bits(pair[1])) << 16;
+    let word = |pair: &[f32]| bf16_pair(pair[0], pair[1]);
     values.chunks_exact(2).map(word).collect()
 }

@@ -11,15 +11,14 @@
 //! Cost: 4·S·D flops a query and head; keys and values are read once a task; nothing of size T × S is kept.
 //! Where we differ: no split over keys, so that a row's bits never depend on how many rows or threads there are.
 
-use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::cell::RefCell;
 
 use super::{Attention, Call};
 use crate::kernels::attention::{Block, Blocks, Scratch, attend};
 use crate::kvcache::store::{Decoded, Store};
 
 /// Query rows of a task, where there are enough for all threads.
-const ROWS: usize = 48;
+const ROWS: usize = 96;
 
 /// The attention that models have unless told otherwise.
 #[derive(Debug, Clone, Copy, Default)]
@@ -29,12 +28,12 @@ pub struct Flash;
 struct Task<'a> {
     store: &'a dyn Store,
     group: usize,
-    /// First of all tokens that the sequence has, and its position.
-    first: usize,
+    /// Position of the sequence's first asker.
     position: usize,
-    /// Query rows of the sequence and head that the task has.
-    rows: Range<usize>,
-    out: Mutex<Vec<f32>>,
+    /// First of the task's rows: row r is token r / shared of the askers and query head r % shared of the group.
+    first: usize,
+    queries: Vec<&'a [f32]>,
+    out: Vec<&'a mut [f32]>,
 }
 
 /// One head of a store.
@@ -42,14 +41,28 @@ struct Head<'a> {
     store: &'a dyn Store,
     layer: usize,
     group: usize,
-    decoded: Decoded,
+    decoded: &'a mut Decoded,
 }
 
 impl Blocks for Head<'_> {
     fn block(&mut self, index: usize) -> Block<'_> {
         self.store
-            .block(self.layer, self.group, index, &mut self.decoded)
+            .block(self.layer, self.group, index, self.decoded)
     }
+}
+
+/// What a thread uses again from task to task: new memory would cost more than some of the tasks.
+#[derive(Default)]
+struct Memory {
+    queries: Vec<f32>,
+    positions: Vec<usize>,
+    mixed: Vec<f32>,
+    decoded: Decoded,
+    scratch: Scratch,
+}
+
+thread_local! {
+    static MEMORY: RefCell<Memory> = RefCell::default();
 }
 
 impl Attention for Flash {
@@ -63,77 +76,75 @@ impl Attention for Flash {
         };
         let shape = sequence.store.shape();
         let (d, padded) = (shape.head_dim, shape.padded_dim());
-        let (heads, shared) = (call.heads, call.heads / shape.groups);
+        let shared = call.heads / shape.groups;
         let team = &call.engine.team;
         let tokens: usize = call.sequences.iter().map(|it| it.positions.len()).sum();
-        let in_task = if tokens * heads >= ROWS * team.threads() {
+        let in_task = if tokens * call.heads >= ROWS * team.threads() {
             ROWS
         } else if tokens * shape.groups >= team.threads() {
             shared
         } else {
             1
         };
-        let mut tasks = Vec::new();
-        let mut first = 0;
+        let mut tasks: Vec<Task<'_>> = Vec::new();
+        let mut rows = call.queries.chunks_exact(d).zip(out.chunks_exact_mut(d));
         for sequence in call.sequences {
-            let rows = sequence.positions.len() * shared;
-            for group in 0..shape.groups {
-                for start in (0..rows).step_by(in_task) {
-                    tasks.push(Task {
-                        store: sequence.store,
-                        group,
-                        first,
-                        position: sequence.positions.start,
-                        rows: start..rows.min(start + in_task),
-                        out: Mutex::new(Vec::new()),
-                    });
-                }
+            let base = tasks.len();
+            let count = sequence.positions.len() * shared;
+            for first in (0..count).step_by(in_task) {
+                tasks.extend((0..shape.groups).map(|group| Task {
+                    store: sequence.store,
+                    group,
+                    position: sequence.positions.start,
+                    first,
+                    queries: Vec::with_capacity(in_task),
+                    out: Vec::with_capacity(in_task),
+                }));
             }
-            first += sequence.positions.len();
+            let own = rows.by_ref().take(count * shape.groups);
+            for (index, (query, out)) in own.enumerate() {
+                let (token, head) = (index / call.heads, index % call.heads);
+                let row = token * shared + head % shared;
+                let task = &mut tasks[base + row / in_task * shape.groups + head / shared];
+                task.queries.push(query);
+                task.out.push(out);
+            }
         }
-        // Row r of a task belongs to token r / shared and query head r % shared of the group.
-        let place = |task: &Task<'_>, row: usize| {
-            let token = task.first + row / shared;
-            (token * heads + task.group * shared + row % shared) * d
-        };
         let scale = 1.0 / (d as f32).sqrt();
         // Late rows of a prompt see most keys: they go first, so that threads end together.
-        team.tasks(tasks.len(), &|index| {
-            let task = &tasks[tasks.len() - 1 - index];
-            let mut queries = vec![0.0; task.rows.len() * padded];
-            let mut positions = Vec::with_capacity(task.rows.len());
-            for (query, row) in queries.chunks_exact_mut(padded).zip(task.rows.clone()) {
-                let at = place(task, row);
-                query
-                    .iter_mut()
-                    .zip(&call.queries[at..at + d])
-                    .for_each(|(to, from)| *to = from * scale);
-                positions.push(task.position + row / shared);
-            }
-            let mut mixed = vec![0.0; queries.len()];
-            let head = Head {
-                store: task.store,
-                layer: call.layer,
-                group: task.group,
-                decoded: Decoded::default(),
-            };
-            attend(
-                call.engine.isa,
-                &queries,
-                &positions,
-                call.mask,
-                head,
-                &mut mixed,
-                &mut Scratch::default(),
-            );
-            *task.out.lock().unwrap_or_else(PoisonError::into_inner) = mixed;
+        team.each(tasks.into_iter().rev(), &|_, task| {
+            MEMORY.with_borrow_mut(|memory| {
+                let rows = task.queries.len();
+                memory.queries.clear();
+                memory.queries.resize(rows * padded, 0.0);
+                memory.mixed.resize(rows * padded, 0.0);
+                memory.positions.clear();
+                let own = memory.queries.chunks_exact_mut(padded).zip(task.queries);
+                for (row, (to, from)) in (task.first..).zip(own) {
+                    to.iter_mut()
+                        .zip(from)
+                        .for_each(|(to, from)| *to = from * scale);
+                    memory.positions.push(task.position + row / shared);
+                }
+                let head = Head {
+                    store: task.store,
+                    layer: call.layer,
+                    group: task.group,
+                    decoded: &mut memory.decoded,
+                };
+                attend(
+                    call.engine.isa,
+                    &memory.queries,
+                    &memory.positions,
+                    call.mask,
+                    head,
+                    &mut memory.mixed,
+                    &mut memory.scratch,
+                );
+                for (out, mixed) in task.out.into_iter().zip(memory.mixed.chunks_exact(padded)) {
+                    out.copy_from_slice(&mixed[..d]);
+                }
+            });
         });
-        for task in tasks {
-            let mixed = task.out.lock().unwrap_or_else(PoisonError::into_inner);
-            for (row, mixed) in task.rows.clone().zip(mixed.chunks_exact(padded)) {
-                let at = place(&task, row);
-                out[at..at + d].copy_from_slice(&mixed[..d]);
-            }
-        }
     }
 }

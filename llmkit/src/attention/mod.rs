@@ -96,7 +96,6 @@ pub(crate) mod tests {
     use super::*;
     use crate::kernels::{Isa, Team};
     use crate::kvcache::store::{Contiguous, Decoded, Shape};
-    use naive::{key_of, value_of};
 
     const SHAPE: Shape = Shape {
         layers: 2,
@@ -333,8 +332,8 @@ pub(crate) mod tests {
                         .store
                         .block(call.layer, group, key / 64, &mut decoded);
                     (
-                        key_of(&block, shape, key % 64, i),
-                        value_of(&block, key % 64, i),
+                        block.key(shape.padded_dim(), key % 64, i),
+                        block.value(key % 64, i),
                     )
                 };
                 let scores: Vec<f32> = (first..=last)

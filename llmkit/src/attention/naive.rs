@@ -7,24 +7,12 @@
 //! Cost: 4·S·D flops a query and head, one thread. Where we differ: nowhere.
 
 use super::{Attention, Call};
-use crate::kernels::attention::{BLOCK, Block, key_place, value_place};
-use crate::kvcache::store::{Decoded, Shape};
+use crate::kernels::attention::BLOCK;
+use crate::kvcache::store::Decoded;
 
 /// Plain attention.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Naive;
-
-/// Feature `i` of key `key` of a block.
-pub(super) fn key_of(block: &Block<'_>, shape: Shape, key: usize, i: usize) -> f32 {
-    let (line, lane) = key_place(shape.padded_dim(), key, i);
-    f32::from_bits(block.keys[line].0[lane])
-}
-
-/// Feature `i` of value `key` of a block.
-pub(super) fn value_of(block: &Block<'_>, key: usize, i: usize) -> f32 {
-    let (line, lane) = value_place(key, i);
-    f32::from_bits(block.values[line].0[lane])
-}
 
 impl Attention for Naive {
     fn name(&self) -> String {
@@ -46,9 +34,8 @@ impl Attention for Naive {
                     for key in keys.clone() {
                         let store = sequence.store;
                         let block = store.block(call.layer, group, key / BLOCK, &mut decoded);
-                        let product = |i| {
-                            f64::from(query[i]) * f64::from(key_of(&block, shape, key % BLOCK, i))
-                        };
+                        let key = |i| f64::from(block.key(shape.padded_dim(), key % BLOCK, i));
+                        let product = |i: usize| f64::from(query[i]) * key(i);
                         scores.push((0..d).map(product).sum::<f64>() / (d as f64).sqrt());
                     }
                     let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -60,7 +47,7 @@ impl Attention for Naive {
                         let store = sequence.store;
                         let block = store.block(call.layer, group, key / BLOCK, &mut decoded);
                         for (i, mixed) in mixed.iter_mut().enumerate() {
-                            *mixed += weight / total * f64::from(value_of(&block, key % BLOCK, i));
+                            *mixed += weight / total * f64::from(block.value(key % BLOCK, i));
                         }
                     }
                     for (out, mixed) in out[row * d..(row + 1) * d].iter_mut().zip(mixed) {
@@ -77,7 +64,7 @@ impl Attention for Naive {
 mod tests {
     use super::*;
     use crate::attention::{Mask, Sequence};
-    use crate::kvcache::store::{Contiguous, Store};
+    use crate::kvcache::store::{Contiguous, Shape, Store};
     use crate::model::Engine;
 
     /// Two query heads share one key/value head of two features; weights that can be worked out by hand.

@@ -15,8 +15,8 @@ use crate::{Error, Result};
 pub enum Floor {
     /// Other instructions: the same weights and precision, sums in another order. The least that can differ.
     Arithmetic,
-    /// Weights and inputs of products rounded to bf16: the precision in which such models are published and mostly run. What
-    /// "full precision" leaves open.
+    /// Weights, inputs of products, keys and values rounded to bf16: the precision in which such models are published and mostly
+    /// run. What "full precision" leaves open.
     Bf16,
 }
 

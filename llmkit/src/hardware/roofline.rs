@@ -13,6 +13,7 @@
 //! bytes). Activations are not counted: at any size here they stay in the nearest cache. Operators do not overlap; neither do ours.
 
 use crate::hardware::Machine;
+use crate::kernels::dense::Element;
 use crate::kernels::limits::Arithmetic;
 use crate::model::{Config, WeightType};
 use crate::{Error, Result};
@@ -117,15 +118,19 @@ pub fn operators(config: &Config, weights: WeightType, pass: Pass) -> Result<Vec
         }
     };
     let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-    // Token t sees the S kept ones and t + 1 new ones; keys and values are f32 and needed once a sequence and layer.
+    // Token t sees the S kept ones and t + 1 new ones; keys and values are needed once a sequence and layer.
     let (tokens, kept) = (pass.tokens as f64, pass.kept as f64);
     let seen = tokens * kept + tokens * (tokens + 1.0) / 2.0;
     let sequences = pass.sequences as f64;
+    let element = weights.keys_and_values();
     let attention = Operator {
         name: "attention",
         flops: layers * sequences * 4.0 * q as f64 * seen,
-        bytes: layers * sequences * 2.0 * 4.0 * kv as f64 * (kept + tokens),
-        arithmetic: Arithmetic::F32,
+        bytes: layers * sequences * 2.0 * 4.0 * element.words(kv) as f64 * (kept + tokens),
+        arithmetic: match element {
+            Element::F32 => Arithmetic::F32,
+            Element::Bf16 => Arithmetic::Bf16,
+        },
     };
     let scored = (pass.sequences * pass.scored) as f64;
     Ok(vec![
@@ -241,15 +246,17 @@ mod tests {
             groups: 3,
             head_dim: 64,
         };
-        let mut store = Contiguous::new(shape);
-        for layer in 0..30 {
-            store.write(layer, &vec![0.0; 128 * 192], &vec![0.0; 128 * 192]);
+        for kind in [WeightType::F32, WeightType::Bf16, WeightType::Int4] {
+            let mut store = Contiguous::of(kind.keys_and_values(), shape);
+            for layer in 0..30 {
+                store.write(layer, &vec![0.0; 128 * 192], &vec![0.0; 128 * 192]);
+            }
+            store.commit(128);
+            let all = operators(&smollm2(), kind, Pass::decode(1, 127)).unwrap();
+            // A store also has some headers.
+            let held = store.bytes() as f64;
+            assert!((held / all[1].bytes - 1.0).abs() < 4e-3, "{kind}: {held}");
         }
-        store.commit(128);
-        let all = operators(&smollm2(), WeightType::F32, Pass::decode(1, 127)).unwrap();
-        // A store also has some headers.
-        let held = store.bytes() as f64;
-        assert!((held / all[1].bytes - 1.0).abs() < 2e-3, "{held}");
     }
 
     #[test]

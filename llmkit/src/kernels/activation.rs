@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::isa::{Isa, vectorizable, vectorized};
-use super::panel::{LANES, bf16_bits};
+use super::panel::{LANES, bf16_pair};
 use super::team::Team;
 
 /// Rows below which threads are not worth waking.
@@ -104,18 +104,16 @@ fn sum_of_squares(x: &[f32]) -> f32 {
     for (lane, x) in lanes.iter_mut().zip(chunks.remainder()) {
         *lane += x * x;
     }
-    tree_sum(lanes)
+    tree(lanes, |a, b| a + b)
 }
 
-/// Sum of 16 lanes, halves first.
+/// 16 lanes made one, halves first. Steps of sizes that the compiler knows: of a loop over them it makes no registers.
 #[inline(always)]
-fn tree_sum(mut lanes: [f32; LANES]) -> f32 {
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
-    }
-    lanes[0]
+pub(super) fn tree<T: Copy>(lanes: [T; LANES], two: impl Fn(T, T) -> T) -> T {
+    let eight: [T; 8] = std::array::from_fn(|i| two(lanes[i], lanes[i + 8]));
+    let four: [T; 4] = std::array::from_fn(|i| two(eight[i], eight[i + 4]));
+    let pair: [T; 2] = std::array::from_fn(|i| two(four[i], four[i + 2]));
+    two(pair[0], pair[1])
 }
 
 /// gate = silu(gate) · up, silu(x) = x / (1 + e⁻ˣ), rows of `columns`.
@@ -159,14 +157,17 @@ pub fn to_bf16(isa: Isa, x: &[f32], columns: usize, team: &Team) -> Vec<u32> {
 
 vectorizable!(RowToBf16<'a>: row_to_bf16, (&'a [f32], &'a mut [u32]) => ());
 
+/// Rounds `x` (K) to bf16, two to a word, an odd end filled up with zero.
 #[inline(always)]
-fn row_to_bf16((x, out): (&[f32], &mut [u32])) {
-    let mut pairs = x.chunks_exact(2);
-    for (word, pair) in out.iter_mut().zip(pairs.by_ref()) {
-        *word = u32::from(bf16_bits(pair[0])) | u32::from(bf16_bits(pair[1])) << 16;
+pub(super) fn row_to_bf16((x, out): (&[f32], &mut [u32])) {
+    // Sixteen words at a time: of a size that the compiler knows, it makes registers.
+    let (chunks, rest) = x.as_chunks::<{ 2 * LANES }>();
+    let (words, last) = out.split_at_mut(chunks.len() * LANES);
+    for (words, chunk) in words.as_chunks_mut::<LANES>().0.iter_mut().zip(chunks) {
+        *words = std::array::from_fn(|i| bf16_pair(chunk[2 * i], chunk[2 * i + 1]));
     }
-    if let (Some(word), [last]) = (out.last_mut(), pairs.remainder()) {
-        *word = u32::from(bf16_bits(*last));
+    for (word, pair) in last.iter_mut().zip(rest.chunks(2)) {
+        *word = bf16_pair(pair[0], pair.get(1).copied().unwrap_or(0.0));
     }
 }
 
@@ -204,9 +205,8 @@ pub(super) fn online_softmax(scores: &mut [f32], running: &mut Running) -> f32 {
     for (top, score) in tops.iter_mut().zip(rest) {
         *top = if *score > *top { *score } else { *top };
     }
-    let top = tops
-        .iter()
-        .fold(running.top, |a, &b| if b > a { b } else { a });
+    let top = tree(tops, |a, b| if b > a { b } else { a });
+    let top = if top > running.top { top } else { running.top };
     if top == f32::NEG_INFINITY {
         scores.fill(0.0);
         return 1.0;
@@ -215,16 +215,20 @@ pub(super) fn online_softmax(scores: &mut [f32], running: &mut Running) -> f32 {
     let (chunks, rest) = scores.as_chunks_mut::<LANES>();
     for chunk in chunks {
         for (lane, score) in lanes.iter_mut().zip(chunk) {
-            *score = exp(*score - top);
+            *score = exp_to_one(*score - top);
             *lane += *score;
         }
     }
     for (lane, score) in lanes.iter_mut().zip(rest) {
-        *score = exp(*score - top);
+        *score = exp_to_one(*score - top);
         *lane += *score;
     }
-    let factor = exp(running.top - top);
-    running.total = running.total * factor + tree_sum(lanes);
+    // Most blocks bring no larger score.
+    let factor = match top == running.top {
+        true => 1.0,
+        false => exp_to_one(running.top - top),
+    };
+    running.total = running.total * factor + tree(lanes, |a, b| a + b);
     running.top = top;
     factor
 }
@@ -247,9 +251,25 @@ const LN_2_LOW: f32 = -2.121_944_4e-4;
 pub fn exp(x: f32) -> f32 {
     let clamped = if x < -87.0 { -87.0 } else { x };
     let clamped = if clamped > 89.0 { 89.0 } else { clamped };
-    let shifted = clamped * std::f32::consts::LOG2_E + ROUNDER;
+    let (value, n) = exp_parts(clamped);
+    let value = value * power_of_two(n >> 1) * power_of_two(n.wrapping_sub(n >> 1));
+    if x < -87.0 { 0.0 } else { value }
+}
+
+/// [`exp`] of what is not above 0, the same bits: 2ⁿ in one step.
+#[inline(always)]
+pub(super) fn exp_to_one(x: f32) -> f32 {
+    let (value, n) = exp_parts(if x < -87.0 { -87.0 } else { x });
+    let value = value * power_of_two(n);
+    if x < -87.0 { 0.0 } else { value }
+}
+
+/// e^r and n.
+#[inline(always)]
+fn exp_parts(x: f32) -> (f32, i32) {
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUNDER);
     let n = shifted - ROUNDER;
-    let r = clamped - n * LN_2_HIGH - n * LN_2_LOW;
+    let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
     let mut p = 1.0 / 5040.0;
     for c in [
         1.0 / 720.0,
@@ -260,11 +280,13 @@ pub fn exp(x: f32) -> f32 {
         1.0,
         1.0,
     ] {
-        p = p * r + c;
+        p = r.mul_add(p, c);
     }
-    let exponent = shifted.to_bits().wrapping_sub(ROUNDER.to_bits()) as i32;
-    let half = exponent >> 1;
-    let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
-    let value = p * power(half) * power(exponent.wrapping_sub(half));
-    if x < -87.0 { 0.0 } else { value }
+    (p, shifted.to_bits().wrapping_sub(ROUNDER.to_bits()) as i32)
+}
+
+/// 2ⁿ, −126 ≤ n ≤ 127.
+#[inline(always)]
+fn power_of_two(n: i32) -> f32 {
+    f32::from_bits((n.wrapping_add(127) as u32) << 23)
 }

@@ -6,18 +6,18 @@
 //! Blocks begin at multiples of 64 whatever the chunk of queries, each row goes through them first to last, and keys that a row
 //! may not see have weight exactly zero: so a row's bits depend neither on the other rows nor on where the prompt was cut.
 //!
-//! Keys of a block lie as panels (16 keys × D words), values as panels (16 features × 64 words): both products are
-//! [`dense`] tiles.
+//! Keys of a block lie as panels (16 keys × D elements), values as panels (16 features × 64 elements): both products are
+//! [`dense`] tiles. Where they are bf16, queries and weights are rounded to bf16 too, and all sums are f32.
 //!
 //! Source: Dao et al. 2022, *FlashAttention*, 2205.14135, algorithm 1; block structure as in FlashDecoding.
 //! Cost: 4·R·S·D flops; keys and values are read once for each call.
 
 #![allow(unsafe_code)]
 
-use super::activation::{Running, online_softmax};
-use super::dense::{self, Element, Into, Job};
+use super::activation::{Running, online_softmax, row_to_bf16};
+use super::dense::{self, Into, Job, f32_words};
 use super::isa::{Isa, vectorizable, vectorized};
-use super::panel::{LANES, Line};
+use super::panel::{Element, LANES, Line};
 
 /// Keys in a block.
 pub const BLOCK: usize = 64;
@@ -25,10 +25,26 @@ pub const BLOCK: usize = 64;
 /// Keys and values of 64 consecutive positions of one head.
 #[derive(Debug, Clone, Copy)]
 pub struct Block<'a> {
-    /// (64/16 panels, D lines): lane = key, line = feature.
+    /// Of keys and values.
+    pub element: Element,
+    /// (64/16 panels, words of D lines): lane = key, line = word of features.
     pub keys: &'a [Line],
-    /// (D/16 panels, 64 lines): lane = feature, line = key.
+    /// (D/16 panels, words of 64 lines): lane = feature, line = word of keys.
     pub values: &'a [Line],
+}
+
+impl Block<'_> {
+    /// Feature `feature` of key `key`; heads have `head_dim` features.
+    pub fn key(&self, head_dim: usize, key: usize, feature: usize) -> f32 {
+        let (line, lane, index) = key_place(self.element, head_dim, key, feature);
+        self.element.of_word(self.keys[line].0[lane], index)
+    }
+
+    /// Feature `feature` of the value of key `key`.
+    pub fn value(&self, key: usize, feature: usize) -> f32 {
+        let (line, lane, index) = value_place(self.element, key, feature);
+        self.element.of_word(self.values[line].0[lane], index)
+    }
 }
 
 /// Where attention gets its blocks.
@@ -39,18 +55,25 @@ pub trait Blocks {
 }
 
 /// Lines of the keys (and of the values) of a block for heads of `head_dim` features, a multiple of 16.
-pub const fn block_lines(head_dim: usize) -> usize {
-    BLOCK / LANES * head_dim
+pub const fn block_lines(element: Element, head_dim: usize) -> usize {
+    BLOCK / LANES * element.words(head_dim)
 }
 
-/// Line and lane of feature `feature` of key `key` of a block.
-pub const fn key_place(head_dim: usize, key: usize, feature: usize) -> (usize, usize) {
-    (key / LANES * head_dim + feature, key % LANES)
+/// Line, lane, and index in the word, of feature `feature` of key `key` of a block.
+pub const fn key_place(
+    element: Element,
+    head_dim: usize,
+    key: usize,
+    feature: usize,
+) -> (usize, usize, usize) {
+    let line = key / LANES * element.words(head_dim) + feature / element.per_word();
+    (line, key % LANES, feature % element.per_word())
 }
 
-/// Line and lane of feature `feature` of the value of key `key` of a block.
-pub const fn value_place(key: usize, feature: usize) -> (usize, usize) {
-    (feature / LANES * BLOCK + key, feature % LANES)
+/// Line, lane, and index in the word, of feature `feature` of the value of key `key` of a block.
+pub const fn value_place(element: Element, key: usize, feature: usize) -> (usize, usize, usize) {
+    let line = feature / LANES * element.words(BLOCK) + key / element.per_word();
+    (line, feature % LANES, key % element.per_word())
 }
 
 /// Which keys a query at position p sees: those from `p + 1 − window` (all if there is no window) to p.
@@ -71,7 +94,11 @@ impl Mask {
 /// Memory that is used again from call to call.
 #[derive(Debug, Default)]
 pub struct Scratch {
+    /// Queries in bf16, (R, words of D), if a block asks for them.
+    queries: Vec<u32>,
+    /// Scores and then weights, (R, 64); the latter in bf16, (R, words of 64).
     scores: Vec<f32>,
+    weights: Vec<u32>,
     running: Vec<Running>,
 }
 
@@ -102,6 +129,7 @@ pub fn attend(
     if isa.checked() == Isa::Reference {
         return reference(queries, positions, mask, &mut source, out);
     }
+    scratch.queries.clear();
     scratch.scores.resize(rows * BLOCK, 0.0);
     scratch.running.clear();
     scratch.running.resize(rows, Running::NEW);
@@ -109,51 +137,83 @@ pub fn attend(
     for index in blocks {
         let start = index * BLOCK;
         let keys = (last + 1 - start).min(BLOCK);
-        let Block { keys: k, values: v } = source.block(index);
-        assert_eq!(k.len(), block_lines(head_dim), "keys of a block");
-        assert_eq!(v.len(), block_lines(head_dim), "values of a block");
+        // Rows at the beginning that come before the block, and at the end that no longer see it, are left out.
+        let early = (positions.iter()).take_while(|&&it| it < start);
+        let late = (positions.iter().rev()).take_while(|&&it| mask.first(it) >= start + BLOCK);
+        let here = early.count()..rows - late.count();
+        if here.is_empty() {
+            continue;
+        }
+        let block = source.block(index);
+        let element = block.element;
+        let lines = block_lines(element, head_dim);
+        assert_eq!(block.keys.len(), lines, "keys of a block");
+        assert_eq!(block.values.len(), lines, "values of a block");
+        let (row, column) = (element.words(head_dim), element.words(BLOCK));
+        let x = match element {
+            Element::F32 => f32_words(queries),
+            Element::Bf16 => {
+                if scratch.queries.is_empty() {
+                    scratch.queries.resize(rows * row, 0);
+                    vectorized(isa, ToBf16, (queries, &mut *scratch.queries));
+                }
+                &scratch.queries
+            }
+        };
         let scores = Job {
-            x: queries.as_ptr().cast(),
-            x_stride: head_dim,
-            rows,
-            lines: k.as_ptr(),
-            line_stride: head_dim,
-            words: head_dim,
-            out: scratch.scores.as_mut_ptr(),
+            x: x[here.start * row..].as_ptr(),
+            x_stride: row,
+            rows: here.len(),
+            lines: block.keys.as_ptr(),
+            line_stride: row,
+            words: row,
+            out: scratch.scores[here.start * BLOCK..].as_mut_ptr(),
             out_stride: BLOCK,
             columns: keys,
             into: Into::Replace,
         };
-        // SAFETY: queries are rows × D, the block has 64 keys of D words (asserted), scores are rows × 64.
-        unsafe { dense::run(isa, Element::F32, &scores) };
+        // SAFETY: x is all rows × D elements, the block has 64 keys of as many (asserted), scores are all rows × 64.
+        unsafe { dense::run(isa, element, &scores) };
         let seen = Seen {
-            positions,
+            positions: &positions[here.clone()],
             mask,
             start,
             keys,
         };
-        let (scores, running) = (&mut *scratch.scores, &mut *scratch.running);
-        vectorized(isa, Weigh, (scores, running, &mut *out, seen));
+        let scores = &mut scratch.scores[here.start * BLOCK..here.end * BLOCK];
+        let running = &mut scratch.running[here.clone()];
+        let out_here = &mut out[here.start * head_dim..here.end * head_dim];
+        vectorized(isa, Weigh, (&mut *scores, running, &mut *out_here, seen));
+        let x = match element {
+            Element::F32 => f32_words(scores),
+            Element::Bf16 => {
+                scratch.weights.resize(here.len() * column, 0);
+                vectorized(isa, ToBf16, (&*scores, &mut *scratch.weights));
+                &scratch.weights
+            }
+        };
         let mix = Job {
-            x: scratch.scores.as_ptr().cast(),
-            x_stride: BLOCK,
-            rows,
-            lines: v.as_ptr(),
-            line_stride: BLOCK,
-            words: keys,
-            out: out.as_mut_ptr(),
+            x: x.as_ptr(),
+            x_stride: column,
+            rows: here.len(),
+            lines: block.values.as_ptr(),
+            line_stride: column,
+            words: element.words(keys),
+            out: out_here.as_mut_ptr(),
             out_stride: head_dim,
             columns: head_dim,
             into: Into::Add,
         };
-        // SAFETY: scores are rows × 64, the block has D features of 64 words (asserted), out is rows × D.
-        unsafe { dense::run(isa, Element::F32, &mix) };
+        // SAFETY: x is these rows × 64 elements, the block has D features of as many (asserted), out is these rows × D.
+        unsafe { dense::run(isa, element, &mix) };
     }
     for (out, running) in out.chunks_exact_mut(head_dim).zip(&scratch.running) {
         let total = running.total;
         out.iter_mut().for_each(|it| *it /= total);
     }
 }
+
+vectorizable!(ToBf16<'a>: row_to_bf16, (&'a [f32], &'a mut [u32]) => ());
 
 /// What the query rows see of a block of `keys` keys that begins at position `start`.
 struct Seen<'a> {
@@ -169,15 +229,17 @@ vectorizable!(Weigh<'a>: weigh, (&'a mut [f32], &'a mut [Running], &'a mut [f32]
 #[inline(always)]
 fn weigh((scores, running, out, seen): (&mut [f32], &mut [Running], &mut [f32], Seen<'_>)) {
     let head_dim = out.len() / seen.positions.len();
-    let ends = seen.start..=seen.start + seen.keys;
-    let rows = scores.chunks_exact_mut(BLOCK).zip(running);
+    // Arrays: of a size that the compiler knows.
+    let rows = scores.as_chunks_mut::<BLOCK>().0.iter_mut().zip(running);
     for ((scores, running), (out, &position)) in
         rows.zip(out.chunks_exact_mut(head_dim).zip(seen.positions))
     {
-        let from = seen.mask.first(position).clamp(*ends.start(), *ends.end()) - seen.start;
-        let to = (position + 1).clamp(*ends.start(), *ends.end()) - seen.start;
-        scores[..from].fill(f32::NEG_INFINITY);
-        scores[to..].fill(f32::NEG_INFINITY);
+        let from = (seen.mask.first(position).saturating_sub(seen.start)).min(seen.keys);
+        let to = (position + 1).saturating_sub(seen.start).min(seen.keys);
+        if (from, to) != (0, BLOCK) {
+            scores[..from].fill(f32::NEG_INFINITY);
+            scores[to..].fill(f32::NEG_INFINITY);
+        }
         let factor = online_softmax(scores, running);
         if factor != 1.0 {
             out.iter_mut().for_each(|it| *it *= factor);
@@ -194,9 +256,6 @@ fn reference(
     out: &mut [f32],
 ) {
     let head_dim = queries.len() / positions.len();
-    let at = |lines: &[Line], (line, lane): (usize, usize)| {
-        f64::from(f32::from_bits(lines[line].0[lane]))
-    };
     let rows = queries
         .chunks_exact(head_dim)
         .zip(out.chunks_exact_mut(head_dim));
@@ -204,9 +263,9 @@ fn reference(
         let keys = mask.first(position)..position + 1;
         let mut scores = Vec::new();
         for key in keys.clone() {
-            let lines = source.block(key / BLOCK).keys;
+            let block = source.block(key / BLOCK);
             let one = |(i, &q): (usize, &f32)| {
-                f64::from(q) * at(lines, key_place(head_dim, key % BLOCK, i))
+                f64::from(q) * f64::from(block.key(head_dim, key % BLOCK, i))
             };
             scores.push(query.iter().enumerate().map(one).sum::<f64>());
         }
@@ -215,9 +274,9 @@ fn reference(
         let total: f64 = weights.iter().sum();
         let mut mixed = vec![0.0; head_dim];
         for (key, weight) in keys.zip(&weights) {
-            let lines = source.block(key / BLOCK).values;
+            let block = source.block(key / BLOCK);
             for (i, mixed) in mixed.iter_mut().enumerate() {
-                *mixed += weight / total * at(lines, value_place(key % BLOCK, i));
+                *mixed += weight / total * f64::from(block.value(key % BLOCK, i));
             }
         }
         out.iter_mut()

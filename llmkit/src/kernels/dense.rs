@@ -17,18 +17,10 @@ use std::ops::Range;
 use std::arch::x86_64::*;
 
 use super::isa::Isa;
-use super::panel::{LANES, Line, Panels, bf16_value};
+pub use super::panel::Element;
+use super::panel::{LANES, Line, Panels};
 use super::product::{Matrix, Product, multiply_all};
 use super::team::Team;
-
-/// What a word of an input and of a matrix holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Element {
-    /// One f32.
-    F32,
-    /// Two bf16, the first in the low half.
-    Bf16,
-}
 
 /// Whether a product replaces what is in the output or is added to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,14 +145,6 @@ pub(super) unsafe fn run(isa: Isa, element: Element, job: &Job) {
     }
 }
 
-/// The elements of a word.
-fn elements(element: Element, word: u32) -> [f64; 2] {
-    match element {
-        Element::F32 => [f64::from(f32::from_bits(word)), 0.0],
-        Element::Bf16 => [word as u16, (word >> 16) as u16].map(|it| f64::from(bf16_value(it))),
-    }
-}
-
 /// Sums in f64, rounded once.
 pub(super) fn reference(element: Element, x: &[u32], matrix: &Panels, into: Into, out: &mut [f32]) {
     let (words, outputs) = (matrix.words(), matrix.rows());
@@ -168,9 +152,11 @@ pub(super) fn reference(element: Element, x: &[u32], matrix: &Panels, into: Into
         let (token, row) = (i / outputs, i % outputs);
         let mut sum = 0.0;
         for at in 0..words {
-            let a = elements(element, x[token * words + at]);
-            let b = elements(element, matrix.word(row, at));
-            sum += a[0] * b[0] + a[1] * b[1];
+            for i in 0..element.per_word() {
+                let a = element.of_word(x[token * words + at], i);
+                let b = element.of_word(matrix.word(row, at), i);
+                sum += f64::from(a) * f64::from(b);
+            }
         }
         *out = match into {
             Into::Replace => sum as f32,

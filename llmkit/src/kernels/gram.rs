@@ -5,7 +5,7 @@
 //! is beyond it in the last blocks is not.
 //!
 //! f32 elements: products in f32, summed in f32 over [`SLAB`] rows and then added to what was there. bf16 elements: X is rounded to
-//! bf16 first (relative 2⁻⁹ each, which adds about 10⁻⁶ of itself to the diagonal), the rest is the same.
+//! bf16 first (relative 2⁻⁸ at most each, which adds about 10⁻⁶ of itself to the diagonal), the rest is the same.
 //!
 //! Cost: T·K² flops (half of the full product), and A twice in memory.
 
@@ -13,7 +13,7 @@
 
 use super::dense::{self, Element, Into, Job};
 use super::isa::Isa;
-use super::panel::{LANES, Line, bf16_bits, bf16_value};
+use super::panel::{LANES, Line, bf16_bits, bf16_pair, bf16_value};
 use super::team::Team;
 
 /// Rows of X whose products are summed before they are added to G: f32 sums stay short, and what is read stays in the cache.
@@ -115,9 +115,7 @@ fn transpose(
                 Element::F32 => sixteen(at).map(f32::to_bits),
                 Element::Bf16 => {
                     let (low, high) = (sixteen(2 * at), sixteen(2 * at + 1));
-                    std::array::from_fn(|lane| {
-                        u32::from(bf16_bits(low[lane])) | u32::from(bf16_bits(high[lane])) << 16
-                    })
+                    std::array::from_fn(|lane| bf16_pair(low[lane], high[lane]))
                 }
             };
         }

@@ -14,6 +14,52 @@ use super::pages::Pages;
 /// Rows in a panel: the 4-byte lanes of a 64-byte register.
 pub const LANES: usize = 16;
 
+/// What a word holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Element {
+    /// One f32.
+    F32,
+    /// Two bf16, the first in the low half.
+    Bf16,
+}
+
+impl Element {
+    /// The name in tables: `f32`, `bf16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Element::F32 => "f32",
+            Element::Bf16 => "bf16",
+        }
+    }
+
+    /// Elements in a word.
+    pub const fn per_word(self) -> usize {
+        match self {
+            Element::F32 => 1,
+            Element::Bf16 => 2,
+        }
+    }
+
+    /// Words of `count` elements, the last one filled up.
+    pub const fn words(self, count: usize) -> usize {
+        count.div_ceil(self.per_word())
+    }
+
+    /// Element `index` of a word.
+    pub fn of_word(self, word: u32, index: usize) -> f32 {
+        match self {
+            Element::F32 => f32::from_bits(word),
+            Element::Bf16 => bf16_value((word >> (16 * index)) as u16),
+        }
+    }
+}
+
+/// Two values rounded to bf16, as they share a word.
+#[inline(always)]
+pub fn bf16_pair(low: f32, high: f32) -> u32 {
+    u32::from(bf16_bits(low)) | u32::from(bf16_bits(high)) << 16
+}
+
 /// One word of 16 rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(64))]
@@ -63,12 +109,11 @@ impl Panels {
     pub fn of_bf16(values: &[f32], columns: usize) -> Panels {
         let rows = values.len().checked_div(columns).unwrap_or(0);
         Panels::pack(rows, columns.div_ceil(2), |row, at| {
-            let low = bf16_bits(values[row * columns + 2 * at]);
             let high = match 2 * at + 1 < columns {
-                true => bf16_bits(values[row * columns + 2 * at + 1]),
-                false => 0,
+                true => values[row * columns + 2 * at + 1],
+                false => 0.0,
             };
-            u32::from(low) | u32::from(high) << 16
+            bf16_pair(values[row * columns + 2 * at], high)
         })
     }
 

@@ -12,7 +12,7 @@ use super::blocks::BlockType;
 pub use super::engine::{Engine, Input};
 use crate::kernels::dense::{Element, Into, f32_words};
 use crate::kernels::integer::{self, Bytes, CHUNK, IntPanels, OfGroup};
-use crate::kernels::panel::{Panels, bf16_value};
+use crate::kernels::panel::Panels;
 use crate::kernels::product::{Matrix, Product, multiply_all};
 use crate::quant::format::IntSymmetric;
 use crate::quant::{Format, Granularity, Grid, Whole};
@@ -100,11 +100,7 @@ impl Linear for Dense {
     }
 
     fn kind(&self) -> String {
-        match self.element {
-            Element::F32 => "f32",
-            Element::Bf16 => "bf16",
-        }
-        .to_owned()
+        self.element.name().to_owned()
     }
 
     fn bytes(&self) -> usize {
@@ -113,10 +109,8 @@ impl Linear for Dense {
 
     fn row(&self, n: usize, out: &mut [f32]) {
         for (k, out) in out.iter_mut().enumerate() {
-            *out = match self.element {
-                Element::F32 => f32::from_bits(self.panels.word(n, k)),
-                Element::Bf16 => bf16_value((self.panels.word(n, k / 2) >> (16 * (k % 2))) as u16),
-            };
+            let (word, index) = (k / self.element.per_word(), k % self.element.per_word());
+            *out = self.element.of_word(self.panels.word(n, word), index);
         }
     }
 

@@ -85,7 +85,7 @@ impl Llama {
             norm: weights.vector("output_norm.weight", c.width)?,
             head,
             attention: Arc::new(Flash),
-            store: Arc::new(Contiguous::new(store_shape(c))),
+            store: Arc::new(Contiguous::of(kind.keys_and_values(), store_shape(c))),
             angles: Arc::new(Mutex::new(Arc::new(Angles::new(&[], 1.0, 0)))),
         })
     }

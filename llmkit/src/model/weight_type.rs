@@ -15,7 +15,7 @@ pub enum WeightType {
     /// f32: exactly what the file says. The default.
     #[default]
     F32,
-    /// bf16, products of bf16 inputs summed in f32.
+    /// bf16, products of bf16 inputs summed in f32; keys and values in bf16 too.
     Bf16,
     /// 8-bit symmetric integers in groups of 32, rounded to nearest; inputs in 8 bits too.
     Int8,
@@ -35,6 +35,15 @@ impl WeightType {
         WeightType::Int4,
         WeightType::Native,
     ];
+
+    /// How keys and values are kept unless told otherwise: bf16 where weights and inputs of products are, so that those of attention
+    /// are too; f32 otherwise.
+    pub fn keys_and_values(self) -> Element {
+        match self {
+            WeightType::Bf16 => Element::Bf16,
+            _ => Element::F32,
+        }
+    }
 
     /// The name on the command line.
     pub fn name(self) -> &'static str {

@@ -1,5 +1,6 @@
 //! The driver on a simulated unit, and on the real one where there is one.
 
+use super::probe::{knows_its_bytes, knows_its_sums};
 use super::*;
 use crate::kernels::dense::{Element, multiply_at};
 use crate::kernels::panel::{Panels, bf16_value};
@@ -192,6 +193,63 @@ fn the_driver_multiplies_matrices_of_any_size() {
                     "{rows} rows at a time"
                 );
             }
+        }
+    }
+}
+
+/// As attention's are: queries of some rows, weights of fewer keys than a block has, outputs among others.
+#[test]
+fn a_job_may_be_a_part_of_larger_matrices() {
+    let (tokens, words, outputs) = (37, 32, 64);
+    let (x, w) = (noise(tokens * 2 * words, 3), noise(outputs * 2 * words, 4));
+    let all = Panels::of_bf16(&x, 2 * words);
+    let x: Vec<u32> = (0..tokens * words)
+        .map(|i| all.word(i / words, i % words))
+        .collect();
+    let w = Panels::of_bf16(&w, 2 * words);
+    for (first, rows, fewer, columns) in [
+        (0, 37, 32, 64),
+        (5, 20, 17, 64),
+        (3, 33, 5, 50),
+        (36, 1, 32, 16),
+    ] {
+        let (stride, aside) = (outputs + 9, 4);
+        let mut out = vec![0.25; tokens * stride];
+        let job = Job {
+            x: x[first * words..].as_ptr(),
+            x_stride: words,
+            rows,
+            lines: w.lines().as_ptr(),
+            line_stride: words,
+            words: fewer,
+            out: out[first * stride + aside..].as_mut_ptr(),
+            out_stride: stride,
+            columns,
+            into: Into::Add,
+        };
+        // SAFETY: the job lies inside x, w and out.
+        unsafe { drive(&mut Simulated::default(), &job) };
+        // The part, by itself.
+        let own: Vec<u32> = (first..first + rows)
+            .flat_map(|t| &x[t * words..t * words + fewer])
+            .copied()
+            .collect();
+        let part = Panels::pack(columns, fewer, |row, at| w.word(row, at));
+        let expected = simulate(&own, &part, rows, rows, Into::Add, 0.25);
+        for (i, got) in out.iter().enumerate() {
+            let (row, column) = (
+                (i / stride).wrapping_sub(first),
+                (i % stride).wrapping_sub(aside),
+            );
+            let expected = match row < rows && column < columns {
+                true => expected[row * columns + column],
+                false => 0.25,
+            };
+            assert_eq!(
+                got.to_bits(),
+                expected.to_bits(),
+                "{first} {rows} {fewer} {columns}: {row} {column}"
+            );
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Inputs of integer kernels: rounded to 8 bits in groups.
 
+use crate::kernels::activation::tree;
 use crate::kernels::isa::{Isa, vectorizable, vectorized};
 use crate::kernels::panel::LANES;
 use crate::kernels::team::Team;
@@ -205,14 +206,14 @@ fn round_row((row, group, rule, most): (Row<'_>, usize, Scale, f32)) {
 fn largest(x: &[f32]) -> f32 {
     let magnitude = |x: &f32| x.to_bits() & 0x7fff_ffff;
     let mut tops = [0u32; LANES];
-    let mut chunks = x.chunks_exact(LANES);
-    for chunk in chunks.by_ref() {
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
         for (top, x) in tops.iter_mut().zip(chunk) {
             *top = (*top).max(magnitude(x));
         }
     }
-    let rest = chunks.remainder().iter().map(magnitude);
-    f32::from_bits(tops.into_iter().chain(rest).fold(0, u32::max))
+    let top = tree(tops, u32::max);
+    f32::from_bits(rest.iter().map(magnitude).fold(top, u32::max))
 }
 
 /// The scale that takes `top` to `most`, and what values are multiplied by.
@@ -238,32 +239,31 @@ fn inverse_of(top: f32, most: f32) -> f32 {
 /// Writes the codes of x · inverse; returns their sum. Those beyond `most` are cut to it if `CUTS`.
 #[inline(always)]
 fn codes<const CUTS: bool>(x: &[f32], words: &mut [u32], inverse: f32, most: f32) -> i32 {
-    let mut sum = 0;
     let code = |x: f32| {
         let x = x * inverse;
         // A maximum with NaN would be a number: what is none stays none, and its scale is none, too.
         let x = if CUTS { x.clamp(-most, most) } else { x };
         (x + ROUNDER).to_bits().wrapping_sub(ROUNDER.to_bits()) as i32
     };
-    let mut quads = x.chunks_exact(4);
-    let mut slots = words.iter_mut();
-    for (quad, word) in quads.by_ref().zip(slots.by_ref()) {
-        let codes: [i32; 4] = std::array::from_fn(|i| code(quad[i]));
-        sum = codes
-            .iter()
-            .fold(sum, |sum: i32, &code| sum.wrapping_add(code));
-        *word = (codes[0] as u32 & 255)
-            | (codes[1] as u32 & 255) << 8
-            | (codes[2] as u32 & 255) << 16
-            | (codes[3] as u32 & 255) << 24;
+    let mut sums = [0i32; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let (whole, ends) = words.split_at_mut(chunks.len() * LANES / 4);
+    let quads = whole.as_chunks_mut::<{ LANES / 4 }>().0;
+    for (chunk, words) in chunks.iter().zip(quads) {
+        let codes: [i32; LANES] = std::array::from_fn(|i| code(chunk[i]));
+        for (sum, code) in sums.iter_mut().zip(codes) {
+            *sum = sum.wrapping_add(code);
+        }
+        let bytes: [u8; LANES] = std::array::from_fn(|i| codes[i] as u8);
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
     }
-    let mut rest = 0u32;
-    for (i, &x) in quads.remainder().iter().enumerate() {
+    let mut sum = tree(sums, i32::wrapping_add);
+    ends.fill(0);
+    for (i, &x) in rest.iter().enumerate() {
         sum = sum.wrapping_add(code(x));
-        rest |= (code(x) as u32 & 255) << (8 * i);
-    }
-    for word in slots {
-        *word = std::mem::take(&mut rest);
+        ends[i / 4] |= (code(x) as u32 & 255) << (8 * (i % 4));
     }
     sum
 }

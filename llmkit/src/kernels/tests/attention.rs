@@ -3,42 +3,76 @@
 use super::{Numbers, fast};
 use crate::kernels::attention::{self, BLOCK, Block, Blocks, Mask, Scratch};
 use crate::kernels::isa::Isa;
-use crate::kernels::panel::Line;
+use crate::kernels::panel::{Element, Line, bf16_bits, bf16_pair, bf16_value};
+
+const ELEMENTS: [Element; 2] = [Element::F32, Element::Bf16];
 
 /// Keys and values of `tokens` positions in blocks; what lies beyond is a large finite number that must not matter.
-struct Stored(Vec<(Vec<Line>, Vec<Line>)>);
+struct Stored {
+    element: Element,
+    blocks: Vec<(Vec<Line>, Vec<Line>)>,
+}
 
 impl Stored {
-    fn new(keys: &[f32], values: &[f32], head_dim: usize) -> Stored {
+    fn new(element: Element, keys: &[f32], values: &[f32], head_dim: usize) -> Stored {
         let tokens = keys.len() / head_dim;
-        let lines = attention::block_lines(head_dim);
-        let empty = || vec![Line([1e30f32.to_bits(); 16]); lines];
+        let lines = attention::block_lines(element, head_dim);
+        let nothing = match element {
+            Element::F32 => 1e30f32.to_bits(),
+            Element::Bf16 => bf16_pair(1e30, 1e30),
+        };
+        let empty = || vec![Line([nothing; 16]); lines];
         let mut blocks: Vec<_> = (0..tokens.div_ceil(BLOCK))
             .map(|_| (empty(), empty()))
             .collect();
+        let put = |word: &mut u32, index: usize, value: f32| {
+            *word = match (element, index) {
+                (Element::F32, _) => value.to_bits(),
+                (Element::Bf16, 0) => *word & 0xffff_0000 | u32::from(bf16_bits(value)),
+                (Element::Bf16, _) => *word & 0xffff | u32::from(bf16_bits(value)) << 16,
+            };
+        };
         for t in 0..tokens {
+            let (keys_here, values_here) = &mut blocks[t / BLOCK];
             for i in 0..head_dim {
-                let (line, lane) = attention::key_place(head_dim, t % BLOCK, i);
-                blocks[t / BLOCK].0[line].0[lane] = keys[t * head_dim + i].to_bits();
-                let (line, lane) = attention::value_place(t % BLOCK, i);
-                blocks[t / BLOCK].1[line].0[lane] = values[t * head_dim + i].to_bits();
+                let (line, lane, index) = attention::key_place(element, head_dim, t % BLOCK, i);
+                put(&mut keys_here[line].0[lane], index, keys[t * head_dim + i]);
+                let (line, lane, index) = attention::value_place(element, t % BLOCK, i);
+                put(
+                    &mut values_here[line].0[lane],
+                    index,
+                    values[t * head_dim + i],
+                );
             }
         }
-        Stored(blocks)
+        Stored { element, blocks }
     }
 }
 
 impl Blocks for &Stored {
     fn block(&mut self, index: usize) -> Block<'_> {
-        let (keys, values) = &self.0[index];
-        Block { keys, values }
+        let (keys, values) = &self.blocks[index];
+        Block {
+            element: self.element,
+            keys,
+            values,
+        }
+    }
+}
+
+/// As the element keeps it.
+fn kept(element: Element, values: Vec<f32>) -> Vec<f32> {
+    match element {
+        Element::F32 => values,
+        Element::Bf16 => values.iter().map(|&it| bf16_value(bf16_bits(it))).collect(),
     }
 }
 
 type Attend<'a> = dyn Fn(&[f32], &[usize], Mask, &Stored, &mut [f32]) + 'a;
 
-/// Whether `kernel` is within 2 × the error of a plain f32 softmax (measured against f64) plus a few roundings.
-fn attention_is_right(kernel: &Attend<'_>) -> Result<(), String> {
+/// Whether `kernel` is within 2 × the error of a plain f32 softmax (measured against f64) plus a few roundings; in bf16, where queries, keys
+/// and values are bf16 numbers here, weights are rounded once more.
+fn attention_is_right(element: Element, kernel: &Attend<'_>) -> Result<(), String> {
     let mut numbers = Numbers(6);
     for (positions, head_dim) in [
         (vec![0], 16),
@@ -53,15 +87,12 @@ fn attention_is_right(kernel: &Attend<'_>) -> Result<(), String> {
         for window in [None, Some(1), Some(40), Some(64), Some(100)] {
             let tokens = positions.iter().max().unwrap() + 1;
             let (keys, values) = (
-                numbers.take(tokens * head_dim),
-                numbers.take(tokens * head_dim),
+                kept(element, numbers.take(tokens * head_dim)),
+                kept(element, numbers.take(tokens * head_dim)),
             );
-            let queries: Vec<f32> = numbers
-                .take(positions.len() * head_dim)
-                .iter()
-                .map(|it| it * 0.2)
-                .collect();
-            let stored = Stored::new(&keys, &values, head_dim);
+            let queries = numbers.take(positions.len() * head_dim);
+            let queries = kept(element, queries.iter().map(|it| it * 0.2).collect());
+            let stored = Stored::new(element, &keys, &values, head_dim);
             let mask = Mask { window };
             let (mut expected, mut got) = (vec![0.0; queries.len()], vec![0.0; queries.len()]);
             attention::attend(
@@ -91,7 +122,11 @@ fn attention_is_right(kernel: &Attend<'_>) -> Result<(), String> {
                     .fold(0f32, |top, it| top.max(it.abs()));
                 let steps =
                     4.0 * head_dim as f32 * largest + 2.0 * (position - first) as f32 + 20.0;
-                let bound = steps * f32::EPSILON / 2.0 * spread;
+                let rounding = match element {
+                    Element::F32 => 0.0,
+                    Element::Bf16 => 1.01 / 256.0,
+                };
+                let bound = (steps * f32::EPSILON / 2.0 + rounding) * spread;
                 for i in r * head_dim..(r + 1) * head_dim {
                     if got[i].is_nan() || (got[i] - expected[i]).abs() > bound {
                         return Err(format!(
@@ -108,19 +143,24 @@ fn attention_is_right(kernel: &Attend<'_>) -> Result<(), String> {
     Ok(())
 }
 
+fn everything() -> impl Iterator<Item = (Isa, Element)> {
+    let of = |isa| ELEMENTS.map(move |element| (isa, element));
+    fast().into_iter().flat_map(of)
+}
+
 #[test]
 fn attention_is_softmax_over_the_visible_keys() {
-    for isa in fast() {
-        attention_is_right(&|q, p, mask, stored, out| {
+    for (isa, element) in everything() {
+        attention_is_right(element, &|q, p, mask, stored, out| {
             attention::attend(isa, q, p, mask, stored, out, &mut Scratch::default());
         })
-        .unwrap_or_else(|wrong| panic!("{isa}: {wrong}"));
+        .unwrap_or_else(|wrong| panic!("{isa} {element:?}: {wrong}"));
     }
 }
 
 #[test]
 fn planted_bugs_in_attention_are_caught() {
-    for isa in fast() {
+    for (isa, element) in everything() {
         let honest = |q: &[f32], p: &[usize], mask, stored: &Stored, out: &mut [f32]| {
             attention::attend(isa, q, p, mask, stored, out, &mut Scratch::default());
         };
@@ -150,9 +190,16 @@ fn planted_bugs_in_attention_are_caught() {
         };
         // Each block is taken for the one before.
         let stale: &Attend<'_> = &|q, p, mask, stored, out| {
-            let mut blocks = stored.0.clone();
+            let mut blocks = stored.blocks.clone();
             blocks.rotate_right(1);
-            honest(q, p, mask, &Stored(blocks), out);
+            honest(q, p, mask, &Stored { blocks, ..*stored }, out);
+        };
+        // Elements that share a word have changed places.
+        let swapped: &Attend<'_> = &|q, p, mask, stored, out| {
+            let mut blocks = stored.blocks.clone();
+            let lines = blocks.iter_mut().flat_map(|it| &mut it.0);
+            lines.for_each(|line| line.0 = line.0.map(|it| it.rotate_right(16)));
+            honest(q, p, mask, &Stored { blocks, ..*stored }, out);
         };
         // Scores are not scaled.
         let unscaled: &Attend<'_> = &|q, p, mask, stored, out| {
@@ -165,9 +212,13 @@ fn planted_bugs_in_attention_are_caught() {
             ("log2", log2),
             ("forgetful", forgetful),
             ("stale", stale),
+            ("swapped", swapped),
             ("unscaled", unscaled),
         ] {
-            assert!(attention_is_right(bug).is_err(), "{isa} {name}");
+            assert!(
+                attention_is_right(element, bug).is_err(),
+                "{isa} {element:?} {name}"
+            );
         }
     }
 }
@@ -176,14 +227,14 @@ fn planted_bugs_in_attention_are_caught() {
 fn a_row_of_attention_does_not_depend_on_the_others() {
     let mut numbers = Numbers(7);
     let (tokens, head_dim) = (150, 64);
-    let stored = Stored::new(
-        &numbers.take(tokens * head_dim),
-        &numbers.take(tokens * head_dim),
-        head_dim,
+    let (keys, values) = (
+        numbers.take(tokens * head_dim),
+        numbers.take(tokens * head_dim),
     );
     let queries = numbers.take(tokens * head_dim);
     let positions: Vec<usize> = (0..tokens).collect();
-    for isa in fast() {
+    for (isa, element) in everything() {
+        let stored = Stored::new(element, &keys, &values, head_dim);
         let run = |chunk: usize| -> Vec<u32> {
             let mut out = vec![0.0; queries.len()];
             let chunks = queries
@@ -204,7 +255,7 @@ fn a_row_of_attention_does_not_depend_on_the_others() {
         };
         let whole = run(tokens);
         for chunk in [1, 5, 64] {
-            assert!(run(chunk) == whole, "{isa} {chunk}");
+            assert!(run(chunk) == whole, "{isa} {element:?} {chunk}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The exponential, and the softmax that is built on it.
 
 use super::{Numbers, UNIT};
-use crate::kernels::activation::{Running, exp, online_softmax};
+use crate::kernels::activation::{Running, exp, exp_to_one, online_softmax};
 use crate::kernels::isa::{Isa, vectorizable, vectorized};
 
 type Exp<'a> = dyn Fn(&mut [f32]) + 'a;
@@ -51,6 +51,15 @@ fn exp_is_right_to_three_units() {
         })
         .unwrap_or_else(|wrong| panic!("{isa}: {wrong}"));
     }
+}
+
+#[test]
+fn the_exponential_of_softmax_is_the_same() {
+    let step = |i: i32| i as f32 * 1e-4;
+    for x in (-1_000_000..=0).map(step).chain([f32::NEG_INFINITY]) {
+        assert_eq!(exp_to_one(x).to_bits(), exp(x).to_bits(), "{x}");
+    }
+    assert!(exp_to_one(f32::NAN).is_nan());
 }
 
 #[test]

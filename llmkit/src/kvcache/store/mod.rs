@@ -15,7 +15,7 @@
 use std::fmt;
 
 use crate::kernels::attention::Block;
-use crate::kernels::panel::Line;
+use crate::kernels::panel::{Element, Line};
 
 pub mod contiguous;
 
@@ -98,27 +98,30 @@ pub trait Store: fmt::Debug + Send + Sync {
     fn empty(&self) -> Box<dyn Store>;
 }
 
-/// A row of [`all`]: the file's name, and a store for a shape.
+/// A row of [`all`]: the file's name, and its stores for a shape.
 #[derive(Debug, Clone, Copy)]
 pub struct Family {
     /// Name of the module.
     pub name: &'static str,
-    /// An empty store.
-    pub new: fn(Shape) -> Box<dyn Store>,
+    /// Empty stores, one for each setting worth comparing.
+    pub members: fn(Shape) -> Vec<Box<dyn Store>>,
 }
 
 /// Every kind of store, one row a file.
 pub fn all() -> Vec<Family> {
     vec![Family {
         name: "contiguous",
-        new: |shape| Box::new(Contiguous::new(shape)),
+        members: |shape| {
+            let of = |element| Box::new(Contiguous::of(element, shape)) as Box<dyn Store>;
+            [Element::F32, Element::Bf16].map(of).into()
+        },
     }]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::attention::{BLOCK, key_place, value_place};
+    use crate::kernels::attention::BLOCK;
 
     const SHAPE: Shape = Shape {
         layers: 2,
@@ -168,11 +171,8 @@ mod tests {
                 for group in 0..SHAPE.groups {
                     let block = store.block(layer, group, token / BLOCK, &mut decoded);
                     for i in 0..SHAPE.padded_dim() {
-                        let read = |lines: &[Line], (line, lane): (usize, usize)| {
-                            f32::from_bits(lines[line].0[lane])
-                        };
-                        let key = read(block.keys, key_place(SHAPE.padded_dim(), token % BLOCK, i));
-                        let value = read(block.values, value_place(token % BLOCK, i));
+                        let key = block.key(SHAPE.padded_dim(), token % BLOCK, i);
+                        let value = block.value(token % BLOCK, i);
                         let expected = |is_value| match i < SHAPE.head_dim {
                             true => feature(mark, layer, token, group, i, is_value),
                             false => 0.0,
@@ -194,10 +194,13 @@ mod tests {
         }
     }
 
+    fn stores() -> impl Iterator<Item = Box<dyn Store>> {
+        all().into_iter().flat_map(|family| (family.members)(SHAPE))
+    }
+
     #[test]
     fn what_is_written_is_read_and_rolling_back_forgets() {
-        for family in all() {
-            let mut store = (family.new)(SHAPE);
+        for mut store in stores() {
             holds(store.as_ref(), &[]);
             write(store.as_mut(), 1.0, 70);
             write(store.as_mut(), 1.5, 1);
@@ -217,8 +220,7 @@ mod tests {
 
     #[test]
     fn forks_are_independent() {
-        for family in all() {
-            let mut store = (family.new)(SHAPE);
+        for mut store in stores() {
             write(store.as_mut(), 1.0, 65);
             let mut fork = store.fork();
             write(fork.as_mut(), 2.0, 5);
