@@ -21,6 +21,8 @@ pub struct Kernel {
     shell: ClientShellConnection,
     iopub: ClientIoPubConnection,
     control: ClientControlConnection,
+    /// Replies to other cells than the one that was waited for.
+    early: Vec<JupyterMessage>,
     _directory: tempfile::TempDir,
 }
 
@@ -44,6 +46,9 @@ pub struct Reply {
 
 /// The kernel under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_llmkit-kernel");
+
+/// How long a cell may take: the first may have to build the library.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// Held from choosing ports until a kernel has bound them, so that no other kernel of these tests chooses the same.
 static PORTS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -130,6 +135,7 @@ impl Kernel {
             shell,
             iopub,
             control,
+            early: Vec::new(),
             _directory: directory,
         };
         // A cell that changes nothing tells when the subscription and the evaluator are there.
@@ -142,7 +148,7 @@ impl Kernel {
         panic!("the kernel does not answer");
     }
 
-    /// Runs one cell to its end (at most ten minutes: the first may have to build the library).
+    /// Runs one cell to its end.
     pub async fn run(&mut self, code: &str) -> Reply {
         let id = self.send(code).await;
         self.finish(&id).await
@@ -170,29 +176,40 @@ impl Kernel {
         let start = Instant::now();
         let mut reply = Reply::default();
         let (mut is_idle, mut is_answered) = (false, false);
+        let is_own = |message: &JupyterMessage| {
+            (message.parent_header.as_ref()).is_some_and(|parent| parent.msg_id == id)
+        };
+        let mut early = (self.early.iter())
+            .position(is_own)
+            .map(|at| self.early.remove(at));
         while !(is_idle && is_answered) {
-            assert!(
-                start.elapsed() < Duration::from_secs(900),
-                "no answer to the cell"
-            );
+            assert!(start.elapsed() < PATIENCE, "no answer to the cell");
             tokio::select! {
                 message = self.iopub.read() => {
                     let message = message.expect("iopub");
-                    if message.parent_header.as_ref().is_some_and(|parent| parent.msg_id == id) {
+                    if is_own(&message) {
                         is_idle |= take(&mut reply, &message);
                     }
                 }
-                message = self.shell.read() => {
+                message = async {
+                    match early.take() {
+                        Some(message) => Ok(message),
+                        None => self.shell.read().await,
+                    }
+                } => {
                     let message = message.expect("shell");
-                    if message.parent_header.as_ref().is_some_and(|parent| parent.msg_id == id) {
+                    if is_own(&message) {
                         let content = content(&message);
                         reply.status = content["status"].as_str().unwrap_or_default().to_owned();
                         is_answered = true;
                         // Aborted cells and lost subscriptions have no more to say.
                         is_idle |= reply.status == "aborted";
+                    } else {
+                        self.early.push(message);
                     }
                 }
                 () = tokio::time::sleep(Duration::from_secs(3)), if is_answered => is_idle = true,
+                () = tokio::time::sleep(PATIENCE) => {}
             }
         }
         reply.seconds = start.elapsed().as_secs_f64();
