@@ -41,6 +41,8 @@ pub struct Reply {
     pub updates: Vec<Value>,
     /// `text/plain` of the result.
     pub result: Option<String>,
+    /// The end of the cell was published and heard.
+    pub heard: bool,
     pub seconds: f64,
 }
 
@@ -139,13 +141,12 @@ impl Kernel {
             _directory: directory,
         };
         // A cell that changes nothing tells when the subscription and the evaluator are there.
-        for _ in 0..5 {
-            let reply = kernel.run("()").await;
-            if !reply.status.is_empty() {
+        for _ in 0..20 {
+            if kernel.run("()").await.heard {
                 return kernel;
             }
         }
-        panic!("the kernel does not answer");
+        panic!("nothing that the kernel publishes is heard");
     }
 
     /// Runs one cell to its end.
@@ -187,8 +188,9 @@ impl Kernel {
             tokio::select! {
                 message = self.iopub.read() => {
                     let message = message.expect("iopub");
-                    if is_own(&message) {
-                        is_idle |= take(&mut reply, &message);
+                    if is_own(&message) && take(&mut reply, &message) {
+                        is_idle = true;
+                        reply.heard = true;
                     }
                 }
                 message = async {
