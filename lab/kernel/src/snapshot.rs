@@ -293,6 +293,9 @@ impl Snapshot {
         let mut arguments = vec![
             "-Cprefer-dynamic".to_owned(),
             format!("-Ldependency={}", deps.display()),
+            // The directories below come before LD_LIBRARY_PATH then, in which cargo names its target directory to what it runs: a
+            // library of our name that lies there is of another build.
+            "-Clink-arg=-Wl,--disable-new-dtags".to_owned(),
         ];
         for directory in [&deps, &self.target_libdir] {
             arguments.push(format!("-Clink-arg=-Wl,-rpath,{}", directory.display()));

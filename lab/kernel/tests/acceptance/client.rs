@@ -169,7 +169,10 @@ impl Kernel {
 
     /// Waits until the kernel publishes a message of a kind; it is not seen again by [`Kernel::finish`].
     pub async fn wait_for(&mut self, kind: &str) {
-        while self.iopub.read().await.expect("iopub").header.msg_type != kind {}
+        let heard =
+            async { while self.iopub.read().await.expect("iopub").header.msg_type != kind {} };
+        let waited = tokio::time::timeout(PATIENCE, heard).await;
+        waited.unwrap_or_else(|_| panic!("the kernel did not publish {kind}"));
     }
 
     /// Collects what comes of a cell until it is idle and its reply is here.

@@ -234,6 +234,23 @@ async fn the_library_is_at_hand_and_exists_once() {
     );
 }
 
+/// What a build of other sources leaves in a target directory, which cargo puts into `LD_LIBRARY_PATH`.
+#[tokio::test]
+async fn a_library_of_the_same_name_elsewhere_is_not_loaded() {
+    let elsewhere = tempfile::tempdir().expect("temporary directory");
+    let library = elsewhere.path().join("libllmkit_prelude.so");
+    std::fs::write(library, "not a library").expect("write it");
+    let path = elsewhere.path().to_string_lossy();
+    let mut kernel = Kernel::start_with(&[
+        ("LLMKIT_NO_SPARE", "1"),
+        ("LLMKIT_COLD_START", "1"),
+        ("LD_LIBRARY_PATH", &path),
+    ])
+    .await;
+    let reply = kernel.run("df!(\"x\" => [1, 2])?.height()").await;
+    assert_eq!(reply.result.as_deref(), Some("2"), "{reply:?}");
+}
+
 #[tokio::test]
 async fn completion_and_documentation_know_the_library() {
     let mut kernel = Kernel::start().await;
