@@ -234,7 +234,7 @@ async fn the_library_is_at_hand_and_exists_once() {
     );
 }
 
-/// What a build of other sources leaves in a target directory, which cargo puts into `LD_LIBRARY_PATH`.
+/// What any other build leaves in a target directory, which cargo puts into `LD_LIBRARY_PATH`.
 #[tokio::test]
 async fn a_library_of_the_same_name_elsewhere_is_not_loaded() {
     let elsewhere = tempfile::tempdir().expect("temporary directory");
