@@ -53,29 +53,22 @@ fn forget_outer_cargo(command: &mut Command) {
     }
 }
 
-/// Builds `package` and returns its executables.
+/// Builds `packages` in one go and returns their executables.
 ///
 /// # Errors
-/// If it does not compile (the compiler's messages went to stderr).
-pub fn build(place: &Place, package: &str) -> Result<Vec<PathBuf>> {
-    build_with(place, package, &[])
-}
-
-/// [`build`] with more arguments for cargo.
-///
-/// # Errors
-/// As [`build`].
-pub fn build_with(place: &Place, package: &str, args: &[&str]) -> Result<Vec<PathBuf>> {
-    let total = count_units(place, package).unwrap_or(0);
+/// If one does not compile (the compiler's messages went to stderr).
+pub fn build(place: &Place, packages: &[&str], args: &[&str]) -> Result<Vec<PathBuf>> {
+    let total = count_units(place, packages).unwrap_or(0);
     let mut child = command(place, "build")
-        .args(["--package", package, "--locked", "--quiet"])
+        .args(packages.iter().flat_map(|name| ["--package", name]))
+        .args(["--locked", "--quiet"])
         .args(args)
         .arg("--message-format=json-render-diagnostics")
         .stdout(Stdio::piped())
         .spawn()
         .context("start cargo")?;
     let stdout = child.stdout.take().context("cargo's output")?;
-    let mut progress = Units::new(package, total);
+    let mut progress = Units::new(&packages.join(", "), total);
     let mut executables = Vec::new();
     for line in BufReader::new(stdout).lines() {
         let line = line.context("read cargo's output")?;
@@ -96,7 +89,10 @@ pub fn build_with(place: &Place, package: &str, args: &[&str]) -> Result<Vec<Pat
         } else {
             "see its messages above"
         };
-        bail!("cargo build --package {package} failed ({status}); {hint}");
+        bail!(
+            "cargo build of {} failed ({status}); {hint}",
+            packages.join(", ")
+        );
     }
     Ok(executables)
 }
@@ -169,8 +165,8 @@ impl Units {
     }
 }
 
-/// About how many artifacts building `package` makes: every crate it needs, and every build script.
-fn count_units(place: &Place, package: &str) -> Result<u64> {
+/// About how many artifacts building `roots` makes: every crate they need, and every build script.
+fn count_units(place: &Place, roots: &[&str]) -> Result<u64> {
     // For this platform alone: the crates of the others would be downloaded just to be counted.
     let out = command(place, "metadata")
         .args([
@@ -182,7 +178,7 @@ fn count_units(place: &Place, package: &str) -> Result<u64> {
         .stderr(Stdio::null())
         .output()?;
     let metadata: Value = serde_json::from_slice(&out.stdout)?;
-    closure_units(&metadata, package).context("cargo metadata")
+    closure_units(&metadata, roots).context("cargo metadata")
 }
 
 /// The platform that is compiled for, as rustc calls it.
@@ -196,16 +192,19 @@ fn host() -> Result<String> {
     Ok(host.context("rustc's host")?.to_owned())
 }
 
-fn closure_units(metadata: &Value, package: &str) -> Option<u64> {
+fn closure_units(metadata: &Value, roots: &[&str]) -> Option<u64> {
     let packages: HashMap<&str, &Value> = (metadata["packages"].as_array()?.iter())
         .filter_map(|p| Some((p["id"].as_str()?, p)))
         .collect();
     let nodes: HashMap<&str, &Value> = (metadata["resolve"]["nodes"].as_array()?.iter())
         .filter_map(|n| Some((n["id"].as_str()?, n)))
         .collect();
-    let (root, _) = packages.iter().find(|(_, p)| p["name"] == package)?;
-    let mut seen = BTreeSet::from([*root]);
-    let mut queue = vec![*root];
+    let find = |name: &&str| {
+        let (id, _) = packages.iter().find(|(_, p)| p["name"] == **name)?;
+        Some(*id)
+    };
+    let mut queue: Vec<&str> = roots.iter().map(find).collect::<Option<_>>()?;
+    let mut seen: BTreeSet<&str> = queue.iter().copied().collect();
     while let Some(id) = queue.pop() {
         for dep in nodes.get(id)?["deps"].as_array()? {
             let is_built = (dep["dep_kinds"].as_array()?.iter()).any(|kind| kind["kind"] != "dev");
@@ -249,8 +248,9 @@ mod tests {
                 {"id": "d", "deps": []},
             ]},
         });
-        assert_eq!(closure_units(&metadata, "app"), Some(3));
-        assert_eq!(closure_units(&metadata, "no such package"), None);
-        assert_eq!(closure_units(&json!({}), "app"), None);
+        assert_eq!(closure_units(&metadata, &["app"]), Some(3));
+        assert_eq!(closure_units(&metadata, &["lib", "only-tests"]), Some(4));
+        assert_eq!(closure_units(&metadata, &["app", "no such package"]), None);
+        assert_eq!(closure_units(&json!({}), &["app"]), None);
     }
 }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::cargo;
 use crate::place::Place;
+use crate::setup::AS_CELLS_LINK_IT;
 
 /// Arguments of `cargo lab export`.
 #[derive(Debug, Clone, clap::Args)]
@@ -33,7 +34,7 @@ pub struct ExportArgs {
 /// If it cannot be built or started.
 pub fn command(place: &Place, args: &ExportArgs) -> Result<bool> {
     let mut tool = cargo::command(place, "run");
-    tool.args([
+    tool.args(AS_CELLS_LINK_IT).args([
         "--quiet",
         "--package",
         "llmkit-prelude",

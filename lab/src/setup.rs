@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 
@@ -10,9 +11,11 @@ use crate::seed::seed;
 use crate::venv::Venv;
 use crate::{cargo, kernelspec};
 
-/// Core-minutes of compiling from nothing: the kernel with its evaluator, and what notebooks link to.
-const KERNEL_COST: f64 = 12.0;
-const SNAPSHOT_COST: f64 = 20.0;
+/// Compiling from nothing the kernel with its evaluator, and what notebooks link to: how many times as long as `cargo lab` itself.
+const KERNEL_COST: f64 = 3.0;
+const SNAPSHOT_COST: f64 = 5.5;
+/// Core-seconds of compiling `cargo lab`, where its own times say nothing.
+const LAB_COST: f64 = 200.0;
 
 /// Makes everything that notebooks need.
 ///
@@ -59,14 +62,14 @@ fn announce(place: &Place) {
             .any(|entry| entry.file_name().to_string_lossy().starts_with(name))
     };
     let mut missing = Vec::new();
-    let mut core_minutes = 0.0;
+    let mut cost = 0.0;
     if !has_compiled("libevcxr-") {
         missing.push("the kernel");
-        core_minutes += KERNEL_COST;
+        cost += KERNEL_COST;
     }
     if !has_compiled("libllmkit_prelude") {
         missing.push("the library that notebook cells link to");
-        core_minutes += SNAPSHOT_COST;
+        cost += SNAPSHOT_COST;
     }
     if Venv::find(place).is_ok_and(|venv| !venv.is_ready()) {
         missing.push("JupyterLab");
@@ -75,12 +78,38 @@ fn announce(place: &Place) {
         return;
     }
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let lab = lab_seconds().unwrap_or(LAB_COST / cores as f64);
     eprintln!(
         "First use: setting up {}, in {}.\nAbout {:.0} min on {cores} cores, once; you can stop and go on later.",
         missing.join(", "),
         place.cache.display(),
-        (core_minutes / cores as f64 + 1.0).ceil()
+        (cost * lab / 60.0 + 0.5).ceil()
     );
+}
+
+/// How long compiling this program took, which says how fast the machine is.
+fn lab_seconds() -> Option<f64> {
+    let program = std::env::current_exe().ok()?;
+    // cargo touches a file whenever it starts a unit.
+    let units = program.parent()?.join(".fingerprint").read_dir().ok()?;
+    let starts = units.flatten().filter_map(|unit| {
+        let stamp = unit.path().join("invoked.timestamp").metadata().ok()?;
+        stamp.modified().ok()
+    });
+    last_run(starts.collect()).map(|run| run.as_secs_f64())
+}
+
+/// The length of the last build among these starts of units; nothing if it was not of everything.
+fn last_run(mut starts: Vec<SystemTime>) -> Option<Duration> {
+    const PAUSE: Duration = Duration::from_secs(120);
+    const EVERYTHING: usize = 100;
+    starts.sort_unstable_by(|a, b| b.cmp(a));
+    let gap = |pair: &[SystemTime]| pair[0].duration_since(pair[1]).unwrap_or_default();
+    let gaps = (starts.windows(2).map(gap)).take_while(|gap| *gap < PAUSE);
+    let (count, run) = gaps.fold((1, Duration::ZERO), |(count, sum), gap| {
+        (count + 1, sum + gap)
+    });
+    (count >= EVERYTHING).then_some(run)
 }
 
 /// The standard library's sources, by which the kernel knows the types of `let`.
@@ -114,14 +143,24 @@ pub fn has_rust_src(place: &Place) -> bool {
     })
 }
 
-/// Builds the kernel and puts a copy where Jupyter starts it.
+/// Makes cargo build the library as the snapshot has it (see the kernel's `lay_out`), so that it is there already.
+pub const AS_CELLS_LINK_IT: [&str; 4] = [
+    "--config",
+    "profile.dev.package.llmkit.debug-assertions=false",
+    "--config",
+    "profile.dev.package.llmkit.overflow-checks=false",
+];
+
+/// Builds the kernel and the library, and puts a copy of the kernel where Jupyter starts it.
 fn kernel(place: &Place) -> Result<()> {
     let _lock = place.lock(&format!("build-{}", place.build_key))?;
     if let Err(error) = seed(place) {
         // Then it is compiled again.
         eprintln!("{error:#}");
     }
-    let built = cargo::build(place, "llmkit-kernel")?;
+    // Together, no processor waits for the last crates of one before the other begins; the snapshot has then only to link.
+    let args = [&AS_CELLS_LINK_IT[..], &["--features", "llmkit/notebook"]].concat();
+    let built = cargo::build(place, &["llmkit-kernel", "llmkit"], &args)?;
     let built = (built.into_iter())
         .find(|path| path.file_stem().is_some_and(|stem| stem == "llmkit-kernel"))
         .context("cargo built no llmkit-kernel binary; is lab/kernel complete?")?;
@@ -216,6 +255,21 @@ pub fn snapshot_state(place: &Place) -> Result<(PathBuf, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_whole_build_tells_how_fast_the_machine_is() {
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let build = |from: u64, units: u64| {
+            (0..units).map(move |unit| start + Duration::from_millis(1000 * from + 700 * unit))
+        };
+        let seconds = |starts: Vec<SystemTime>| last_run(starts).map(|run| run.as_secs_f64());
+        assert_eq!(seconds(build(0, 120).collect()), Some(119.0 * 0.7));
+        // What was built before a pause does not count, and a part says nothing.
+        let twice = build(3600, 120).chain(build(0, 120));
+        assert_eq!(seconds(twice.collect()), Some(119.0 * 0.7));
+        assert_eq!(seconds(build(3600, 5).chain(build(0, 120)).collect()), None);
+        assert_eq!(seconds(Vec::new()), None);
+    }
 
     #[test]
     fn a_copied_program_runs_and_is_recognised() {

@@ -55,7 +55,9 @@ enum Step {
 const STEPS: &[(&str, Step)] = &[
     (
         "format",
-        Step::Cargo("fmt --check -p llmkit -p llmkit-lab -p llmkit-kernel -p llmkit-prelude"),
+        Step::Cargo(
+            "fmt --check -p llmkit -p llmkit-lab -p llmkit-kernel -p llmkit-prelude -p llmkit-shared",
+        ),
     ),
     (
         "clippy llmkit",

@@ -117,6 +117,7 @@ pub fn directory(repo: &Path, toolchain: &Toolchain) -> Result<PathBuf> {
         "Cargo.lock",
         "llmkit/Cargo.toml",
         "lab/prelude/Cargo.toml",
+        "lab/shared/Cargo.toml",
     ] {
         hash_file(&mut hash, &repo.join(name))?;
     }

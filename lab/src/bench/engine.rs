@@ -89,7 +89,7 @@ pub fn command(place: &Place, args: &EngineArgs) -> Result<bool> {
 /// If it does not compile.
 pub fn build(place: &Place) -> Result<std::path::PathBuf> {
     let args = ["--example", "engine", "--features", "notebook"];
-    let built = cargo::build_with(place, "llmkit", &args)?;
+    let built = cargo::build(place, &["llmkit"], &args)?;
     (built.into_iter())
         .find(|path| path.file_stem().is_some_and(|stem| stem == "engine"))
         .context("cargo built no example engine; is llmkit/examples complete?")
