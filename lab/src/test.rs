@@ -81,7 +81,8 @@ const STEPS: &[(&str, Step)] = &[
     ),
     (
         "documentation llmkit",
-        Step::Cargo("doc --locked --no-deps -p llmkit --features notebook"),
+        // With the shared features, that is with the crates that clippy has checked.
+        Step::Cargo("doc --locked --no-deps -p llmkit -p llmkit-shared --features llmkit/notebook"),
     ),
     (
         "documentation lab",

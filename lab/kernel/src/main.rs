@@ -19,6 +19,7 @@ mod filter;
 mod frame;
 mod interrupt;
 mod jobs;
+mod launch;
 mod lay_out;
 mod message;
 mod metadata;
@@ -26,6 +27,7 @@ mod parent;
 mod publish;
 mod running;
 mod server;
+mod session;
 mod shim;
 mod snapshot;
 mod spare;
@@ -91,7 +93,7 @@ fn run(role: Option<&str>, arguments: &Arguments) -> Result<ExitCode> {
     match role {
         Some("kernel") => {
             parent::end_with_it();
-            spare::launch(
+            launch::launch(
                 &arguments.path("--repo")?,
                 &arguments.path("--connection-file")?,
             )
