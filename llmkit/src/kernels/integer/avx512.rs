@@ -14,14 +14,15 @@ pub(super) unsafe fn run<const BITS: usize>(job: &Job) {
     let most = match job.rows {
         0..=1 => 8,
         2 => 4,
-        _ => 2,
+        3..=4 => 2,
+        _ => 1,
     };
     let mut column = 0;
     while column < job.columns {
         let panels = tile_panels(job.columns - column, most);
         let mut row = 0;
         while row < job.rows {
-            let rows = tile_rows(job.rows - row, 6);
+            let rows = tile_rows(job.rows - row, 12);
             macro_rules! tiles {
                 ($piece:ident: $($m:literal x $($p:literal)*),*) => {
                     match (rows, panels) {
@@ -33,7 +34,7 @@ pub(super) unsafe fn run<const BITS: usize>(job: &Job) {
             // SAFETY: row < rows and column < columns; the piece has these rows and columns that reach into its last panel.
             unsafe {
                 let piece = job.at::<BITS>(row, column);
-                tiles!(piece: 1 x 1 2 3 4 5 6 7 8, 2 x 1 2 3 4, 3 x 1 2, 4 x 1 2, 5 x 1 2, 6 x 1 2);
+                tiles!(piece: 1 x 1 2 3 4 5 6 7 8, 2 x 1 2 3 4, 3 x 1 2, 4 x 1 2, 5 x 1, 6 x 1, 7 x 1, 8 x 1, 9 x 1, 10 x 1, 11 x 1, 12 x 1);
             }
             row += rows;
         }
