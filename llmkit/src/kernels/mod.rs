@@ -6,6 +6,7 @@
 //! | [`integer`] | x · Wᵀ with 8-bit inputs and 1- to 8-bit codes in groups |
 //! | [`product`] | several of these at once |
 //! | [`gram`] | Xᵀ · X of an activation |
+//! | [`quadratic`] | x · G · xᵀ |
 //! | [`update`] | C += A · B in f64 |
 //! | [`attention`] | softmax(q·kᵀ)·v over blocks of keys and values |
 //! | [`activation`] | RMSNorm, SwiGLU, softmax: what is done to each element |
@@ -38,6 +39,7 @@ pub mod mapped;
 pub mod pages;
 pub mod panel;
 pub mod product;
+pub mod quadratic;
 pub mod rope;
 pub mod team;
 #[cfg(test)]

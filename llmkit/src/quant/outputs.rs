@@ -3,21 +3,29 @@
 //! With inputs X (T, K) and weights that change by E (N, K), Σ over tokens of ‖x·Eᵀ‖² is tr(E·G·Eᵀ), G = Σ x·xᵀ: one product with a K × K
 //! matrix however many tokens there were. The part of one group of a row needs only G's block on the diagonal.
 
+use std::cmp::Ordering;
+
 use rayon::prelude::*;
 
 use crate::Result;
 use crate::kernels::dense::{Element, Into, f32_words, multiply};
+use crate::kernels::isa::Isa;
 use crate::kernels::panel::Panels;
+use crate::kernels::quadratic::quadratic;
 use crate::kernels::team::Team;
 use crate::quant::parts::Plain;
 use crate::quant::{Format, Granularity, Matrix};
+
+/// Rows of G that are multiplied at once: G is symmetric, and what is right of the diagonal in them is all that is computed in vain.
+const BLOCK: usize = 192;
 
 /// G = Σ x·xᵀ in full (K, K).
 #[derive(Debug, Clone)]
 pub(super) struct Gram {
     columns: usize,
     values: Vec<f32>,
-    panels: Panels,
+    /// Its lower triangle with half of the diagonal, so that twice this is G: [`BLOCK`] rows each, as long as their last one.
+    blocks: Vec<Panels>,
 }
 
 impl Gram {
@@ -34,11 +42,23 @@ impl Gram {
 
     /// Of all its values.
     pub fn new(values: Vec<f32>, columns: usize) -> Gram {
-        let panels = Panels::of_f32(&values, columns);
+        let starts = (0..columns).step_by(BLOCK);
+        let block = |start: usize| {
+            let end = columns.min(start + BLOCK);
+            let value = |i: usize, j: usize| match j.cmp(&i) {
+                Ordering::Less => values[i * columns + j],
+                Ordering::Equal => 0.5 * values[i * columns + j],
+                Ordering::Greater => 0.0,
+            };
+            let places = (start..end).flat_map(|i| (0..end).map(move |j| (i, j)));
+            let half: Vec<f32> = places.map(|(i, j)| value(i, j)).collect();
+            Panels::of_f32(&half, end)
+        };
+        let blocks = starts.map(block).collect();
         Gram {
             columns,
             values,
-            panels,
+            blocks,
         }
     }
 
@@ -54,36 +74,37 @@ impl Gram {
 
     /// tr(E·G·Eᵀ) for E (N, K).
     pub fn error(&self, change: &[f32]) -> f64 {
-        let mut out = vec![0.0; change.len()];
-        let (words, team) = (f32_words(change), Team::global());
-        multiply(
-            Element::F32,
-            words,
-            &self.panels,
-            Into::Replace,
-            &mut out,
-            team,
-        );
-        // Cut in pieces of fixed length, so that the sum has the same bits on any number of threads.
-        const PIECE: usize = 1 << 14;
-        let pieces = change.par_chunks(PIECE).zip(out.par_chunks(PIECE));
-        let sums: Vec<f64> = pieces
-            .map(|(e, ge)| {
-                let terms = e.iter().zip(ge);
-                terms.map(|(e, ge)| f64::from(*e) * f64::from(*ge)).sum()
-            })
-            .collect();
-        sums.iter().sum()
+        let (rows, team) = (change.len() / self.columns, Team::global());
+        let mut total = 0.0;
+        for (b, panels) in self.blocks.iter().enumerate() {
+            let start = b * BLOCK;
+            let end = self.columns.min(start + BLOCK);
+            let mut part = vec![0.0; rows * end];
+            let lines = part.par_chunks_exact_mut(end);
+            lines
+                .zip(change.par_chunks_exact(self.columns))
+                .for_each(|(part, e)| part.copy_from_slice(&e[..end]));
+            let mut out = vec![0.0; rows * (end - start)];
+            let words = f32_words(&part);
+            multiply(Element::F32, words, panels, Into::Replace, &mut out, team);
+            let lines = change.par_chunks_exact(self.columns);
+            let sums: Vec<f64> = lines
+                .zip(out.par_chunks_exact(end - start))
+                .map(|(e, ge)| {
+                    let terms = e[start..end].iter().zip(ge);
+                    terms.map(|(e, ge)| f64::from(*e) * f64::from(*ge)).sum()
+                })
+                .collect();
+            // Row by row, so that the sum has the same bits on any number of threads.
+            total += sums.iter().sum::<f64>();
+        }
+        2.0 * total
     }
 
     /// e·G·eᵀ for a change of the weights of one output that starts at input `from`.
     pub fn group_error(&self, change: &[f32], from: usize) -> f64 {
-        let rows = change.iter().enumerate().map(|(i, &e)| {
-            let row = &self.values[(from + i) * self.columns + from..][..change.len()];
-            let products = row.iter().zip(change);
-            f64::from(e) * products.map(|(g, e)| f64::from(g * e)).sum::<f64>()
-        });
-        rows.sum()
+        let block = &self.values[from * self.columns + from..];
+        quadratic(Isa::best(), block, self.columns, change)
     }
 }
 
@@ -173,7 +194,13 @@ mod tests {
 
     #[test]
     fn the_error_is_that_of_the_outputs_token_by_token() -> Result<()> {
-        let (tokens, columns, rows) = (7, 20, 5);
+        error_is_right(20)?;
+        // More than one block of G, the last of them not whole.
+        error_is_right(2 * BLOCK + 9)
+    }
+
+    fn error_is_right(columns: usize) -> Result<()> {
+        let (tokens, rows) = (7, 5);
         let noise = |count: usize, at: f32| {
             (0..count)
                 .map(|i| (i as f32 * at).sin())

@@ -11,6 +11,7 @@ mod integer;
 mod likelihood;
 mod panel;
 mod product;
+mod quadratic;
 mod rope;
 mod rounding;
 mod softmax;
