@@ -78,6 +78,11 @@ impl Matrix {
         &self.data
     }
 
+    /// The elements, when nothing else is needed of it.
+    pub(super) fn into_data(self) -> Vec<f32> {
+        self.data
+    }
+
     /// Row `n`, K elements.
     ///
     /// # Errors

@@ -3,8 +3,6 @@
 //! With inputs X (T, K) and weights that change by E (N, K), Σ over tokens of ‖x·Eᵀ‖² is tr(E·G·Eᵀ), G = Σ x·xᵀ: one product with a K × K
 //! matrix however many tokens there were. The part of one group of a row needs only G's block on the diagonal.
 
-use std::cmp::Ordering;
-
 use rayon::prelude::*;
 
 use crate::Result;
@@ -17,7 +15,9 @@ use crate::quant::parts::Plain;
 use crate::quant::{Format, Granularity, Matrix};
 
 /// Rows of G that are multiplied at once: G is symmetric, and what is right of the diagonal in them is all that is computed in vain.
-const BLOCK: usize = 192;
+const BLOCK: usize = 96;
+/// Rows of a change that a thread takes at a time: a whole number of tiles of every kernel.
+const ROWS: usize = 96;
 
 /// G = Σ x·xᵀ in full (K, K).
 #[derive(Debug, Clone)]
@@ -35,26 +35,30 @@ impl Gram {
     /// If that is not K·(K + 1)/2 long.
     pub fn of(triangle: &[f32], columns: usize) -> Gram {
         let at = |i: usize, j: usize| triangle[i * (i + 1) / 2 + j];
-        let places = (0..columns * columns).map(|place| (place / columns, place % columns));
-        let values = places.map(|(i, j)| at(i.max(j), i.min(j))).collect();
+        let mut values = vec![0.0; columns * columns];
+        let rows = values.par_chunks_exact_mut(columns).enumerate();
+        rows.for_each(|(i, row)| {
+            let (left, right) = row.split_at_mut(i + 1);
+            left.copy_from_slice(&triangle[i * (i + 1) / 2..][..i + 1]);
+            let right = right.iter_mut().zip(i + 1..);
+            right.for_each(|(value, j)| *value = at(j, i));
+        });
         Gram::new(values, columns)
     }
 
     /// Of all its values.
     pub fn new(values: Vec<f32>, columns: usize) -> Gram {
-        let starts = (0..columns).step_by(BLOCK);
-        let block = |start: usize| {
+        let starts: Vec<usize> = (0..columns).step_by(BLOCK).collect();
+        let block = |&start: &usize| {
             let end = columns.min(start + BLOCK);
-            let value = |i: usize, j: usize| match j.cmp(&i) {
-                Ordering::Less => values[i * columns + j],
-                Ordering::Equal => 0.5 * values[i * columns + j],
-                Ordering::Greater => 0.0,
-            };
-            let places = (start..end).flat_map(|i| (0..end).map(move |j| (i, j)));
-            let half: Vec<f32> = places.map(|(i, j)| value(i, j)).collect();
+            let mut half = vec![0.0; (end - start) * end];
+            for (row, i) in half.chunks_exact_mut(end).zip(start..) {
+                row[..=i].copy_from_slice(&values[i * columns..][..=i]);
+                row[i] *= 0.5;
+            }
             Panels::of_f32(&half, end)
         };
-        let blocks = starts.map(block).collect();
+        let blocks = starts.par_iter().map(block).collect();
         Gram {
             columns,
             values,
@@ -64,41 +68,58 @@ impl Gram {
 
     /// That of the inputs whose channels are divided by `scales`.
     pub fn divided(&self, scales: &[f64]) -> Gram {
-        let rows = self.values.chunks_exact(self.columns).zip(scales);
-        let values = rows.flat_map(|(row, si)| {
-            let pairs = row.iter().zip(scales);
-            pairs.map(move |(x, sj)| (f64::from(*x) / (si * sj)) as f32)
+        let mut values = self.values.clone();
+        let rows = values.par_chunks_exact_mut(self.columns).zip(scales);
+        rows.for_each(|(row, si)| {
+            for (x, sj) in row.iter_mut().zip(scales) {
+                *x = (f64::from(*x) / (si * sj)) as f32;
+            }
         });
-        Gram::new(values.collect(), self.columns)
+        Gram::new(values, self.columns)
     }
 
     /// tr(E·G·Eᵀ) for E (N, K).
     pub fn error(&self, change: &[f32]) -> f64 {
-        let (rows, team) = (change.len() / self.columns, Team::global());
-        let mut total = 0.0;
+        let mut sums = vec![0.0; change.len() / self.columns];
+        let parts = change.chunks(ROWS * self.columns);
+        let parts = parts.zip(sums.chunks_mut(ROWS));
+        Team::global().each(parts, &|_, (change, sums)| self.errors(change, sums));
+        // Row by row, so that the sum has the same bits on any number of threads.
+        2.0 * sums.iter().sum::<f64>()
+    }
+
+    /// Adds half of e·G·eᵀ to each of `sums`, for some rows e of a change.
+    fn errors(&self, change: &[f32], sums: &mut [f64]) {
+        let rows = sums.len();
+        let (mut part, mut product) = (Vec::new(), vec![0.0; rows * BLOCK]);
         for (b, panels) in self.blocks.iter().enumerate() {
             let start = b * BLOCK;
             let end = self.columns.min(start + BLOCK);
-            let mut part = vec![0.0; rows * end];
-            let lines = part.par_chunks_exact_mut(end);
+            let lines = change.chunks_exact(self.columns);
+            part.clear();
             lines
-                .zip(change.par_chunks_exact(self.columns))
-                .for_each(|(part, e)| part.copy_from_slice(&e[..end]));
-            let mut out = vec![0.0; rows * (end - start)];
-            let words = f32_words(&part);
-            multiply(Element::F32, words, panels, Into::Replace, &mut out, team);
-            let lines = change.par_chunks_exact(self.columns);
-            let sums: Vec<f64> = lines
-                .zip(out.par_chunks_exact(end - start))
-                .map(|(e, ge)| {
-                    let terms = e[start..end].iter().zip(ge);
-                    terms.map(|(e, ge)| f64::from(*e) * f64::from(*ge)).sum()
-                })
-                .collect();
-            // Row by row, so that the sum has the same bits on any number of threads.
-            total += sums.iter().sum::<f64>();
+                .clone()
+                .for_each(|e| part.extend_from_slice(&e[..end]));
+            let (out, words) = (&mut product[..rows * (end - start)], f32_words(&part));
+            multiply(
+                Element::F32,
+                words,
+                panels,
+                Into::Replace,
+                out,
+                Team::global(),
+            );
+            for ((sum, e), ge) in sums
+                .iter_mut()
+                .zip(lines)
+                .zip(out.chunks_exact(end - start))
+            {
+                let terms = e[start..end].iter().zip(ge);
+                *sum += terms
+                    .map(|(e, ge)| f64::from(*e) * f64::from(*ge))
+                    .sum::<f64>();
+            }
         }
-        2.0 * total
     }
 
     /// e·G·eᵀ for a change of the weights of one output that starts at input `from`.
@@ -115,16 +136,23 @@ pub(super) fn change(
     format: &dyn Format,
     name: &str,
 ) -> Result<Vec<f32>> {
-    let mut scaled = matrix.clone();
-    scaled.scale_columns(scales);
-    let scaled = Matrix::new(scaled.rows(), scaled.columns, scaled.to_f32())?;
-    format
-        .check(scaled.rows(), scaled.cols())
-        .map_err(|error| error.in_layer(name))?;
-    let mut out = rounded(&scaled, format)?;
-    let lines = out.par_chunks_exact_mut(matrix.columns);
+    let columns = matrix.columns;
+    let mut scaled = vec![0.0; matrix.values.len()];
+    let lines = scaled.par_chunks_exact_mut(columns);
     lines
-        .zip(matrix.values.par_chunks_exact(matrix.columns))
+        .zip(matrix.values.par_chunks_exact(columns))
+        .for_each(|(scaled, row)| {
+            for ((scaled, w), s) in scaled.iter_mut().zip(row).zip(scales) {
+                *scaled = (w * s) as f32;
+            }
+        });
+    format
+        .check(matrix.rows(), columns)
+        .map_err(|error| error.in_layer(name))?;
+    let mut out = rounded(Matrix::new(matrix.rows(), columns, scaled)?, format)?;
+    let lines = out.par_chunks_exact_mut(columns);
+    lines
+        .zip(matrix.values.par_chunks_exact(columns))
         .for_each(|(out, row)| {
             for ((out, w), s) in out.iter_mut().zip(row).zip(scales) {
                 *out = (w - f64::from(*out) / s) as f32;
@@ -137,26 +165,30 @@ pub(super) fn change(
 ///
 /// # Errors
 /// Those of the format.
-fn rounded(weights: &Matrix, format: &dyn Format) -> Result<Vec<f32>> {
+fn rounded(weights: Matrix, format: &dyn Format) -> Result<Vec<f32>> {
     let columns = weights.cols();
-    let whole = format.fit_whole(weights)?;
-    let encode = |index: usize, block: &mut [f32]| -> Result<()> {
-        let mut codes = vec![0; block.len()];
-        let grid = format.encode(&whole, index, block, &mut codes)?;
-        format.values(&grid, 0, &codes, block);
+    let whole = format.fit_whole(&weights)?;
+    let encode = |index: usize, block: &mut [f32], codes: &mut [u8]| -> Result<()> {
+        let codes = &mut codes[..block.len()];
+        let grid = format.encode(&whole, index, block, codes)?;
+        format.values(&grid, 0, codes, block);
         Ok(())
     };
-    let mut out = weights.data().to_vec();
+    let mut out = weights.into_data();
     let Some(group) = group(format, columns) else {
-        encode(0, &mut out)?;
+        let mut codes = vec![0; out.len()];
+        encode(0, &mut out, &mut codes)?;
         return Ok(out);
     };
     let per_row = columns.div_ceil(group);
     let rows = out.par_chunks_exact_mut(columns).enumerate();
-    rows.try_for_each(|(n, row)| {
-        let mut blocks = row.chunks_mut(group).enumerate();
-        blocks.try_for_each(|(j, block)| encode(n * per_row + j, block))
-    })?;
+    rows.try_for_each_init(
+        || vec![0; group],
+        |codes, (n, row)| {
+            let mut blocks = row.chunks_mut(group).enumerate();
+            blocks.try_for_each(|(j, block)| encode(n * per_row + j, block, codes))
+        },
+    )?;
     Ok(out)
 }
 
@@ -187,7 +219,7 @@ mod tests {
         ] {
             let format = IntAffine::new(3, granularity)?;
             let expected = Rtn.quantize(&weights, &format)?.decode()?;
-            assert_eq!(rounded(&weights, &format)?, expected.data());
+            assert_eq!(rounded(weights.clone(), &format)?, expected.data());
         }
         Ok(())
     }

@@ -102,6 +102,23 @@ impl Calibration {
         }
     }
 
+    /// What it is once channels of some inputs are divided by these (K), and nothing else is changed.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if nothing is known of one of them, [`Error::Shape`] if there are not K of them.
+    pub(super) fn divided(&self, scales: &BTreeMap<String, Vec<f64>>) -> Result<Calibration> {
+        let mut divided = self.clone();
+        for (name, scales) in scales {
+            let inputs = divided.inputs.get_mut(name);
+            let inputs = inputs.ok_or_else(|| Error::NotFound {
+                what: format!("statistics of {name}"),
+                tried: vec!["the calibration".to_owned()],
+            })?;
+            *inputs = inputs.divided(scales)?;
+        }
+        Ok(divided)
+    }
+
     /// [`run`](Self::run), kept in the [cache directory](crate::hub::cache_directory) under a key of what the model computes and of the
     /// samples: another model, text or precision is another key. A file that cannot be read is made anew. Of all that are kept, the
     /// 16 that were used last stay.

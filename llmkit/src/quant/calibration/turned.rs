@@ -1,10 +1,49 @@
-//! What is known of inputs, in turned coordinates.
+//! What is known of inputs, in coordinates that are turned or stretched.
 
 use super::Inputs;
-use crate::Result;
 use crate::quant::aside::{Rotation, down};
+use crate::{Error, Result};
 
 impl Inputs {
+    /// Of inputs whose channel j is divided by sⱼ, each number as exact as f32 has it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `scales` are not K; [`Error::Format`] if what comes out is not finite.
+    pub(in crate::quant) fn divided(&self, scales: &[f64]) -> Result<Inputs> {
+        let k = self.columns();
+        if scales.len() != k {
+            return Err(Error::Shape {
+                operation: format!("divide {}", self.name()),
+                expected: format!("[{k}] scales"),
+                got: format!("[{}]", scales.len()),
+            });
+        }
+        let over = |value: f32, scale: f64| (f64::from(value) / scale) as f32;
+        let mut gram = Vec::with_capacity(self.triangle().len());
+        let mut rest = self.triangle();
+        for i in 0..k {
+            let (row, after) = rest.split_at(i + 1);
+            let pairs = row.iter().zip(scales);
+            gram.extend(pairs.map(|(&value, scale)| over(value, scales[i] * scale)));
+            rest = after;
+        }
+        let of = |values: &[f32]| -> Vec<f32> {
+            let pairs = values.iter().zip(scales);
+            pairs.map(|(&it, scale)| over(it, scale.abs())).collect()
+        };
+        let (means, most) = (of(self.mean_abs()), of(self.max_abs()));
+        let divided = Inputs::new(self.name(), self.tokens(), gram, means, most)?;
+        let Some(drift) = self.drift_sums() else {
+            return Ok(divided);
+        };
+        let pairs = drift.chunks_exact(k).zip(scales);
+        let drift = pairs.flat_map(|(row, first)| {
+            let pairs = row.iter().zip(scales);
+            pairs.map(move |(&it, second)| over(it, first * second))
+        });
+        divided.with_drift(drift.collect())
+    }
+
     /// Of x·Q: QᵀGQ exactly (in f64), and bounds for the rest: magnitudes of a sum are not known from those of its terms. The mean |x·Q| of
     /// a channel is at most the root of its mean square, which is what stands there; so is the greatest, by the sum of all greatest.
     pub(in crate::quant) fn turned(&self, rotation: &Rotation) -> Result<Inputs> {
@@ -46,6 +85,31 @@ impl Inputs {
 mod tests {
     use super::*;
     use crate::quant::samples;
+
+    #[test]
+    fn statistics_are_those_of_divided_inputs() -> Result<()> {
+        let columns = 13;
+        let mut x = samples::correlated(60, columns, 3);
+        let inputs = Inputs::of_samples("x", &x, columns)?;
+        // Powers of two, also below zero: nothing is rounded.
+        let scales: Vec<f64> = (0..columns)
+            .map(|i| [0.25, -8.0, 1.0, 64.0][i % 4])
+            .collect();
+        for row in x.chunks_mut(columns) {
+            (row.iter_mut().zip(&scales)).for_each(|(it, scale)| *it /= *scale as f32);
+        }
+        let divided = inputs.divided(&scales)?;
+        assert!(divided == Inputs::of_samples("x", &x, columns)?);
+        let drift: Vec<f32> = (0..columns * columns).map(|i| i as f32).collect();
+        let drifted = inputs.clone().with_drift(drift.clone())?.divided(&scales)?;
+        let found = drifted.drift_sums().unwrap_or_default();
+        let at = |i: usize, j: usize| drift[i * columns + j] / (scales[i] * scales[j]) as f32;
+        assert_eq!(found[columns + 3], at(1, 3));
+        assert_eq!(found[3 * columns], at(3, 0));
+        assert!(inputs.divided(&scales[1..]).is_err());
+        assert!(inputs.divided(&[0.0; 13]).is_err());
+        Ok(())
+    }
 
     #[test]
     fn statistics_are_those_of_turned_inputs() -> Result<()> {

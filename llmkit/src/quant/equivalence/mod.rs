@@ -217,6 +217,39 @@ fn twice_the_same_gives_the_same_bits_and_the_network_stays_as_it_was() {
     }
 }
 
+/// What a transform says of channels that it divides is what a pass through the network finds.
+#[test]
+fn statistics_that_follow_are_those_of_the_network() {
+    let mut followed = Vec::new();
+    for network in networks() {
+        let before = collected(&network);
+        for transform in members().iter().filter(|it| it.is_exact()) {
+            let (after, report) = transform.run(&network, &before).unwrap();
+            let Some(divided) = report.divided else {
+                continue;
+            };
+            let after = collected(&after);
+            assert!(before.names().eq(after.names()));
+            for name in before.names() {
+                let (old, new) = (before.get(name).unwrap(), after.get(name).unwrap());
+                let ones = vec![1.0; old.max_abs.len()];
+                let scales = divided.get(name).unwrap_or(&ones);
+                for (k, scale) in scales.iter().enumerate() {
+                    let top = f64::from(new.max_abs[k]).max(1e-6);
+                    let off = (f64::from(old.max_abs[k]) / scale / top - 1.0).abs();
+                    assert!(off < 1e-3, "{} {name} channel {k}: {off}", transform.name());
+                }
+            }
+            followed.push((transform.name(), divided.len()));
+        }
+    }
+    // One that names no activation would pass without being looked at.
+    for name in ["smooth-a0.5", "awq-scales"] {
+        let mut of_name = followed.iter().filter(|it| it.0.starts_with(name));
+        assert!(of_name.any(|it| it.1 >= 4), "{name}: {followed:?}");
+    }
+}
+
 #[test]
 fn transforms_follow_each_other() {
     // rotate → smooth → permute → AWQ's scales, statistics collected anew in between.

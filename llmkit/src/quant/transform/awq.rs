@@ -8,7 +8,8 @@
 //! bit; so the searched error is never above that of RTN.
 //!
 //! With E = W − Q(W·diag(s))·diag(s)⁻¹ the error is tr(E·G·Eᵀ), G = Σ x·xᵀ: one product with a K × K matrix for each candidate
-//! however many tokens were seen. A group's part needs only G's block on the diagonal.
+//! however many tokens were seen. A group's part needs only G's block on the diagonal. What is cut counts as rounded: statistics stay
+//! those of a network that is scaled and not cut.
 //!
 //! Scales move as in [`smooth`](super::smooth), at the same sites. **attn_v → attn_output** under grouped queries: query heads of a
 //! group share their scales (mean over them). The original skips the pair unless both matrices have one shape.
@@ -70,7 +71,7 @@ impl Transform for Awq {
     }
 
     fn apply(&self, parts: &mut dyn Parts, statistics: &Statistics) -> Result<Report> {
-        let mut report = Report::default();
+        let mut report = Report::of_scales();
         for n in 0..parts.config().layers {
             for site in Site::ALL {
                 interrupt::check("AWQ")?;
@@ -110,7 +111,9 @@ impl Transform for Awq {
                 if let Some(scales) = scales {
                     scale(parts, site, n, &shared, &scales)?;
                     // What the readers see from here on.
-                    gram = gram.divided(&spread(&scales, &shared));
+                    let wide = spread(&scales, &shared);
+                    gram = gram.divided(&wide);
+                    report.divides(site.activation(n), wide);
                 }
                 if self.clips {
                     for name in &readers {
@@ -250,7 +253,7 @@ fn clip_group(
     let original = block.to_vec();
     let largest = original.iter().fold(0f32, |max, w| max.max(w.abs()));
     let (mut codes, mut values) = (vec![0; block.len()], vec![0.0; block.len()]);
-    let mut cut = original.clone();
+    let (mut cut, mut change) = (original.clone(), original.clone());
     let mut least = f64::INFINITY;
     let mut is_cut = false;
     for step in 0..=GRID / 2 {
@@ -260,7 +263,8 @@ fn clip_group(
             .for_each(|(cut, w)| *cut = w.clamp(-bound, bound));
         let grid = format.encode(whole, index, &cut, &mut codes)?;
         format.values(&grid, 0, &codes, &mut values);
-        let change: Vec<f32> = values.iter().zip(&original).map(|(v, w)| v - w).collect();
+        let pairs = values.iter().zip(&original);
+        (change.iter_mut().zip(pairs)).for_each(|(change, (v, w))| *change = v - w);
         let error = error(&change);
         if error < least {
             least = error;

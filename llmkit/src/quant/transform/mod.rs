@@ -24,6 +24,7 @@
 //! # Ok::<(), llmkit::Error>(())
 //! ```
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::parts::Parts;
@@ -114,6 +115,10 @@ pub fn named(name: &str, format: &dyn Format) -> Result<Box<dyn Transform>> {
 pub struct Report {
     /// In the order in which it happened.
     pub steps: Vec<Step>,
+    /// By what the channels of activations were divided (K), so that statistics can follow; of an activation that is not named nothing
+    /// changed. [`None`] if it is not as simple as that: statistics are then collected anew. What weights lose where they are cut counts
+    /// as rounding does, and changes no statistics.
+    pub divided: Option<BTreeMap<String, Vec<f64>>>,
 }
 
 /// What happened at one place.
@@ -128,6 +133,20 @@ pub struct Step {
 }
 
 impl Report {
+    /// Of a transform that does nothing to activations but divide their channels.
+    fn of_scales() -> Report {
+        Report {
+            divided: Some(BTreeMap::new()),
+            ..Report::default()
+        }
+    }
+
+    /// The channels of `activation` were divided by `scales` (K).
+    fn divides(&mut self, activation: String, scales: Vec<f64>) {
+        let known = self.divided.get_or_insert_default();
+        known.insert(activation, scales);
+    }
+
     fn done(&mut self, place: impl Into<String>, what: impl Into<String>) {
         self.steps.push(Step {
             place: place.into(),

@@ -15,7 +15,7 @@
 
 use super::{Report, Transform};
 use crate::quant::parts::Parts;
-use crate::quant::site::{Site, largest, obstacle, scale};
+use crate::quant::site::{Site, largest, obstacle, scale, spread};
 use crate::quant::{Format, Measure, Statistics};
 use crate::{Error, Result, interrupt};
 
@@ -71,7 +71,7 @@ impl Transform for Smooth {
     }
 
     fn apply(&self, parts: &mut dyn Parts, statistics: &Statistics) -> Result<Report> {
-        let mut report = Report::default();
+        let mut report = Report::of_scales();
         for n in 0..parts.config().layers {
             for site in Site::ALL {
                 interrupt::check("smooth")?;
@@ -99,6 +99,7 @@ impl Transform for Smooth {
                 let pairs = activations.iter().zip(&weights);
                 let scales: Vec<f64> = pairs.map(|(&x, &w)| self.scale(x, w)).collect();
                 scale(parts, site, n, &shared, &scales)?;
+                report.divides(site.activation(n), spread(&scales, &shared));
                 let range = scales
                     .iter()
                     .fold((f64::MAX, 0f64), |(lo, hi), &s| (lo.min(s), hi.max(s)));

@@ -134,8 +134,12 @@ impl Job {
             }
             let calibration = self.calibration.as_ref();
             let (model, done) = prepare(transform.as_ref(), &self.model, calibration, start)?;
+            match (&done.report.divided, &mut self.calibration) {
+                // A pass over the samples would find the same.
+                (Some(scales), Some(known)) if !self.is_stale => *known = known.divided(scales)?,
+                _ => self.is_stale = true,
+            }
             self.model = model;
-            self.is_stale = true;
             self.steps.push(done);
         }
         self.refresh()?;
