@@ -8,6 +8,7 @@
 //! | [`gram`] | Xᵀ · X of an activation |
 //! | [`quadratic`] | x · G · xᵀ |
 //! | [`update`] | C += A · B in f64 |
+//! | [`trellis`] | what the best way into each class of a trellis' states costs |
 //! | [`attention`] | softmax(q·kᵀ)·v over blocks of keys and values |
 //! | [`activation`] | RMSNorm, SwiGLU, softmax: what is done to each element |
 //! | [`rope`] | rotary positions |
@@ -44,6 +45,7 @@ pub mod rope;
 pub mod team;
 #[cfg(test)]
 mod tests;
+pub mod trellis;
 pub mod update;
 
 pub use isa::Isa;

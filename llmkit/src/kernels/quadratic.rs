@@ -1,8 +1,8 @@
 //! Quadratic forms: x · G · xᵀ for a vector x (K) and a square part of a matrix.
 //!
 //! Plain Rust that the compiler vectorizes. 64 rows of G are added up in f32, each times its xᵢ, in strips of 64 columns that stay in
-//! registers; the products of these sums with x, in f64. The error is at most 65 · 2⁻²⁴ · Σ|x_i · g_ij · x_j|, the same bits on every
-//! instruction set.
+//! the first-level cache; the products of these sums with x, in f64. The error is at most (min(K, 64) + 1) · 2⁻²⁴ · Σ|x_i · g_ij · x_j|, the
+//! same bits on every instruction set.
 //!
 //! Cost: 2·K² operations.
 

@@ -11,12 +11,27 @@
 //! cost[s] = M[s >> k] + (w − g(s))²                           for every state, for every weight
 //! ```
 //!
-//! Cost: 2·2ᴸ operations a weight and 2^(L−k) bytes a weight for the way back; twice, because of the ring.
+//! Cost: 4·2ᴸ operations a weight ([`kernels::trellis`](crate::kernels::trellis)), and a little more for the ring.
 //!
 //! **Where we differ.** Values are divided by their standard deviation over all states, so that every L and hash is a unit
-//! normal codebook. Rings shorter than L bits wrap more than once and are searched exhaustively.
+//! normal codebook. A path is decided piece by piece, each with eight times as many weights ahead as a state remembers, which is nearly
+//! as good as all at once (test). What is left of a ring can be searched anew after its first weights are decided. Rings shorter than L bits wrap
+//! more than once and are searched exhaustively.
+
+use std::cell::RefCell;
 
 use half::f16;
+
+use crate::kernels::Isa;
+use crate::kernels::trellis::{States, least_costs};
+
+/// Weights that are decided at once.
+const PIECE: usize = 256;
+
+thread_local! {
+    /// Costs of a piece: too many for each to ask the system for.
+    static COSTS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
 
 /// How a state becomes a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,8 +47,7 @@ pub enum Hash {
 pub struct Trellis {
     state_bits: u32,
     code_bits: u32,
-    /// Of each state.
-    values: Vec<f32>,
+    states: States,
 }
 
 impl Trellis {
@@ -44,110 +58,134 @@ impl Trellis {
             .collect();
         let mean = raw.iter().sum::<f64>() / raw.len() as f64;
         let variance = raw.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / raw.len() as f64;
-        let values = raw.iter().map(|x| (x / variance.sqrt()) as f32).collect();
+        let values: Vec<f32> = raw.iter().map(|x| (x / variance.sqrt()) as f32).collect();
         Trellis {
             state_bits,
             code_bits,
-            values,
+            states: States::new(&values, code_bits),
         }
     }
 
-    /// The value of each weight of a ring of `codes`.
-    pub fn decode(&self, codes: &[u8], values: &mut [f32]) {
-        let mask = (1u32 << self.state_bits) - 1;
-        let next = |state: u32, code: u8| (state << self.code_bits | u32::from(code)) & mask;
-        // The state before the first weight: as many codes from the end of the ring as fill it.
-        let fill = self.state_bits.div_ceil(self.code_bits) as usize;
-        let count = codes.len().max(1);
-        let before = (0..fill).map(|i| codes[(count * fill - fill + i) % count]);
-        let mut state = before.fold(0, next);
-        for (&code, value) in codes.iter().zip(values) {
-            state = next(state, code);
-            *value = self.values[state as usize];
-        }
+    /// Codes that a state is made of, the first perhaps in part.
+    fn memory(&self) -> usize {
+        self.state_bits.div_ceil(self.code_bits) as usize
     }
 
-    /// The codes of a ring whose values are near `weights` in squared error: exact for rings shorter than L bits, else
-    /// Viterbi's algorithm twice, first turned by half to learn where the ring should close, then closed there.
-    pub fn encode(&self, weights: &[f32], codes: &mut [u8]) {
-        let count = weights.len();
-        if count * (self.code_bits as usize) < self.state_bits as usize {
-            return self.exhaust(weights, codes);
-        }
-        let half = count / 2;
-        let turned = [&weights[half..], &weights[..half]].concat();
-        let states = self.viterbi(&turned, None);
-        // The state after the last weight, in the middle of the turned ring.
-        let closing = states[count - half - 1] & self.class_mask();
-        let states = self.viterbi(weights, Some(closing));
-        let mask = (1u32 << self.code_bits) - 1;
-        for (code, state) in codes.iter_mut().zip(&states) {
-            *code = (state & mask) as u8;
-        }
-        // Never worse than the ring of zeros, whatever the first pass closed.
-        let mut values = vec![0.0; count];
-        let mut error = |codes: &[u8]| {
-            self.decode(codes, &mut values);
-            squared_error(weights, &values)
-        };
-        if error(&vec![0; count]) < error(codes) {
-            codes.fill(0);
-        }
+    /// Weights ahead that what is decided looks at.
+    fn depth(&self) -> usize {
+        8 * self.memory()
     }
 
     fn class_mask(&self) -> u32 {
         (1 << (self.state_bits - self.code_bits)) - 1
     }
 
-    /// States of least squared error; with `closing`, the class of the state before the first weight and after the last.
-    fn viterbi(&self, weights: &[f32], closing: Option<u32>) -> Vec<u32> {
-        let classes = 1usize << (self.state_bits - self.code_bits);
-        let ways = 1usize << self.code_bits;
-        let mut best = vec![
-            if closing.is_some() {
+    fn next(&self, state: u32, code: u8) -> u32 {
+        (state << self.code_bits | u32::from(code)) & ((1 << self.state_bits) - 1)
+    }
+
+    /// The state before weight `at`: as many codes of the ring before it as fill it.
+    fn state(&self, codes: &[u8], at: usize) -> u32 {
+        let (fill, count) = (self.memory(), codes.len().max(1));
+        let before = (0..fill).map(|i| codes[(count * fill + at - fill + i) % count]);
+        before.fold(0, |state, code| self.next(state, code))
+    }
+
+    /// The value of each weight of a ring of `codes`.
+    pub fn decode(&self, codes: &[u8], values: &mut [f32]) {
+        let mut state = self.state(codes, 0);
+        for (&code, value) in codes.iter().zip(values) {
+            state = self.next(state, code);
+            *value = self.states.value(state as usize);
+        }
+    }
+
+    /// The codes of a ring whose values are near `weights` in squared error: exact for rings shorter than L bits, else by Viterbi's
+    /// algorithm, around where the ring closes first, to learn in which class it should, then from there on.
+    pub fn encode(&self, weights: &[f32], codes: &mut [u8]) {
+        self.encode_rest(0, PIECE, weights, codes);
+        for from in (PIECE..weights.len()).step_by(PIECE) {
+            self.encode_rest(from, PIECE, &weights[from..], codes);
+        }
+        // Never worse than the ring of zeros, wherever it was closed.
+        let mut values = vec![0.0; weights.len()];
+        let mut error = |codes: &[u8]| {
+            self.decode(codes, &mut values);
+            squared_error(weights, &values)
+        };
+        if error(&vec![0; weights.len()]) < error(codes) {
+            codes.fill(0);
+        }
+    }
+
+    /// Decides the next `count` codes of a ring, where those before `from` are decided, for the weights `rest` from there on. From 0
+    /// on it decides where the ring closes, too: in the last codes, which may change but for the class they lead to.
+    pub fn encode_rest(&self, from: usize, count: usize, rest: &[f32], codes: &mut [u8]) {
+        if codes.len() * (self.code_bits as usize) < self.state_bits as usize {
+            // All of it at once.
+            if from == 0 {
+                self.exhaust(rest, codes);
+            }
+            return;
+        }
+        if from == 0 {
+            let mut class = self.closing(rest);
+            for code in codes.iter_mut().rev().take(self.memory()) {
+                *code = (class & ((1 << self.code_bits) - 1)) as u8;
+                class >>= self.code_bits;
+            }
+        }
+        let opening = self.state(codes, from) & self.class_mask();
+        let ahead = rest.len().min(count + self.depth());
+        let is_last = ahead == rest.len();
+        let closing = is_last.then(|| self.state(codes, 0) & self.class_mask());
+        let path = self.viterbi(&rest[..ahead], Some(opening), closing);
+        let decided = if is_last { ahead } else { count };
+        for (code, state) in codes[from..].iter_mut().zip(&path[..decided]) {
+            *code = (state & ((1 << self.code_bits) - 1)) as u8;
+        }
+    }
+
+    /// The class between the last weight of a ring and its first, where nothing forbids it.
+    fn closing(&self, weights: &[f32]) -> u32 {
+        let half = weights.len() / 2;
+        let (front, back) = (
+            self.depth().min(half),
+            self.depth().min(weights.len() - half),
+        );
+        let turned = [&weights[weights.len() - back..], &weights[..front]].concat();
+        self.viterbi(&turned, None, None)[back - 1] & self.class_mask()
+    }
+
+    /// States of least squared error, from class `opening` and to class `closing` where given.
+    fn viterbi(&self, weights: &[f32], opening: Option<u32>, closing: Option<u32>) -> Vec<u32> {
+        let classes = self.states.classes();
+        COSTS.with_borrow_mut(|costs| {
+            costs.resize((weights.len() + 1) * classes, 0.0);
+            costs[..classes].fill(if opening.is_some() {
                 f32::INFINITY
             } else {
                 0.0
+            });
+            if let Some(class) = opening {
+                costs[class as usize] = 0.0;
+            }
+            least_costs(Isa::best(), &self.states, weights, costs);
+            let last = &costs[weights.len() * classes..];
+            let least = |a: usize, b: usize| if last[b] < last[a] { b } else { a };
+            let mut class = match closing {
+                Some(class) => class as usize,
+                None => (0..classes).fold(0, least),
             };
-            classes
-        ];
-        if let Some(class) = closing {
-            best[class as usize] = 0.0;
-        }
-        let mut cost = vec![0f32; classes * ways];
-        let mut from = vec![0u8; weights.len() * classes];
-        for (t, &weight) in weights.iter().enumerate() {
-            for ((cost, value), class) in cost
-                .chunks_exact_mut(ways)
-                .zip(self.values.chunks_exact(ways))
-                .zip(&best)
-            {
-                for (cost, value) in cost.iter_mut().zip(value) {
-                    *cost = class + (weight - value) * (weight - value);
-                }
+            let mut path = vec![0; weights.len()];
+            for (t, state) in path.iter_mut().enumerate().rev() {
+                let before = &costs[t * classes..][..classes];
+                let best = self.states.best_into(before, weights[t], class);
+                *state = best as u32;
+                class = best >> self.code_bits;
             }
-            let from = &mut from[t * classes..][..classes];
-            best.copy_from_slice(&cost[..classes]);
-            for (way, cost) in cost.chunks_exact(classes).enumerate().skip(1) {
-                for ((best, from), &cost) in best.iter_mut().zip(from.iter_mut()).zip(cost) {
-                    let is_less = cost < *best;
-                    *best = if is_less { cost } else { *best };
-                    *from = if is_less { way as u8 } else { *from };
-                }
-            }
-        }
-        let least = |(a, b): (usize, usize)| if best[b] < best[a] { b } else { a };
-        let mut class = match closing {
-            Some(class) => class as usize,
-            None => (0..classes).fold(0, |a, b| least((a, b))),
-        };
-        let mut states = vec![0; weights.len()];
-        for (t, state) in states.iter_mut().enumerate().rev() {
-            let way = usize::from(from[t * classes + class]);
-            *state = (way * classes + class) as u32;
-            class = *state as usize >> self.code_bits;
-        }
-        states
+            path
+        })
     }
 
     /// The best of all rings.
@@ -224,12 +262,13 @@ mod tests {
                 let mut values = vec![0.0; count];
                 let mask = (1u32 << code_bits) - 1;
                 let by_viterbi = (0..=trellis.class_mask()).map(|class| {
-                    let states = trellis.viterbi(&weights, Some(class));
+                    let states = trellis.viterbi(&weights, Some(class), Some(class));
                     let codes: Vec<u8> = states.iter().map(|state| (state & mask) as u8).collect();
                     trellis.decode(&codes, &mut values);
                     // The ring's own states are those of the path: it closed.
-                    let path: Vec<f32> =
-                        states.iter().map(|&s| trellis.values[s as usize]).collect();
+                    let path: Vec<f32> = (states.iter())
+                        .map(|&s| trellis.states.value(s as usize))
+                        .collect();
                     assert_eq!(path, values);
                     squared_error(&weights, &values)
                 });
@@ -247,6 +286,52 @@ mod tests {
                     "{ours} {exact}"
                 );
             }
+        }
+    }
+
+    /// A ring of four pieces, against a search of all of it with the same closing; what is left of a ring of which the first is decided;
+    /// and planted: pieces that look at nothing ahead.
+    #[test]
+    fn pieces_are_as_good_as_all_at_once() {
+        let mut rng = ChaCha8Rng::seed_from_u64(7);
+        for (state_bits, code_bits) in [(8, 2), (9, 2), (7, 1), (10, 3)] {
+            let trellis = Trellis::new(state_bits, code_bits, Hash::OneMac);
+            let weights = bell(&mut rng, 4 * PIECE - 3);
+            let mask = (1u32 << code_bits) - 1;
+            let (mut codes, mut values) = (vec![0; weights.len()], vec![0.0; weights.len()]);
+            let mut lost = |codes: &[u8]| {
+                trellis.decode(codes, &mut values);
+                squared_error(&weights, &values)
+            };
+            trellis.encode(&weights, &mut codes);
+            let class = trellis.state(&codes, 0) & trellis.class_mask();
+            let path = trellis.viterbi(&weights, Some(class), Some(class));
+            let whole: Vec<u8> = path.iter().map(|state| (state & mask) as u8).collect();
+            let (pieces, exact) = (lost(&codes), lost(&whole));
+            assert!(
+                pieces < 1.001 * exact,
+                "{state_bits}, {code_bits}: {pieces}, {exact}"
+            );
+            for from in (0..weights.len()).step_by(8) {
+                let kept = codes.clone();
+                trellis.encode_rest(from, 8, &weights[from..], &mut codes);
+                assert_eq!(codes[..from], kept[..from]);
+            }
+            let steps = lost(&codes);
+            assert!(
+                steps < 1.015 * exact,
+                "{state_bits}, {code_bits}: {steps}, {exact}"
+            );
+            let mut blind = codes.clone();
+            for from in (0..weights.len() - trellis.depth()).step_by(8) {
+                let opening = trellis.state(&blind, from) & trellis.class_mask();
+                let path = trellis.viterbi(&weights[from..][..8], Some(opening), None);
+                for (code, state) in blind[from..].iter_mut().zip(path) {
+                    *code = (state & mask) as u8;
+                }
+            }
+            let blind = lost(&blind);
+            assert!(blind > 1.5 * exact, "{blind}");
         }
     }
 

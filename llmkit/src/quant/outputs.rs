@@ -11,6 +11,7 @@ use crate::kernels::isa::Isa;
 use crate::kernels::panel::Panels;
 use crate::kernels::quadratic::quadratic;
 use crate::kernels::team::Team;
+use crate::quant::calibration::divide;
 use crate::quant::parts::Plain;
 use crate::quant::{Format, Granularity, Matrix};
 
@@ -70,11 +71,7 @@ impl Gram {
     pub fn divided(&self, scales: &[f64]) -> Gram {
         let mut values = self.values.clone();
         let rows = values.par_chunks_exact_mut(self.columns).zip(scales);
-        rows.for_each(|(row, si)| {
-            for (x, sj) in row.iter_mut().zip(scales) {
-                *x = (f64::from(*x) / (si * sj)) as f32;
-            }
-        });
+        rows.for_each(|(row, &own)| divide(row, own, scales));
         Gram::new(values, self.columns)
     }
 

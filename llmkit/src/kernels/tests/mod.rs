@@ -16,6 +16,7 @@ mod rope;
 mod rounding;
 mod softmax;
 mod team;
+mod trellis;
 mod update;
 
 use super::isa::Isa;

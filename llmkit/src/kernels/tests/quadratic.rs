@@ -28,7 +28,7 @@ fn form_is_right(kernel: &Form<'_>) -> Result<(), String> {
             }
         }
         let got = kernel(&matrix[from * columns + from..], columns, &x);
-        let bound = 65.0 * UNIT * size * 1.02;
+        let bound = (count.min(64) + 1) as f64 * UNIT * size * 1.02;
         if got.is_nan() || (got - expected).abs() > bound {
             return Err(format!(
                 "{count} from {from} of {columns}: {got} for {expected}, bound {bound:.1e}"

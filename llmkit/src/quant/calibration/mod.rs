@@ -33,6 +33,7 @@ pub(super) use collect::{Collector, kept};
 pub(super) use drift::Recorder;
 pub use inputs::Inputs;
 pub use samples::Samples;
+pub(super) use turned::divide;
 
 use crate::hub::hex;
 use crate::kernels::dense::Element;

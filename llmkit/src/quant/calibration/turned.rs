@@ -18,30 +18,27 @@ impl Inputs {
                 got: format!("[{}]", scales.len()),
             });
         }
-        let over = |value: f32, scale: f64| (f64::from(value) / scale) as f32;
-        let mut gram = Vec::with_capacity(self.triangle().len());
-        let mut rest = self.triangle();
-        for i in 0..k {
-            let (row, after) = rest.split_at(i + 1);
-            let pairs = row.iter().zip(scales);
-            gram.extend(pairs.map(|(&value, scale)| over(value, scales[i] * scale)));
+        let mut gram = self.triangle().to_vec();
+        let mut rest = &mut gram[..];
+        for (i, &scale) in scales.iter().enumerate() {
+            let (row, after) = rest.split_at_mut(i + 1);
+            divide(row, scale, scales);
             rest = after;
         }
-        let of = |values: &[f32]| -> Vec<f32> {
-            let pairs = values.iter().zip(scales);
-            pairs.map(|(&it, scale)| over(it, scale.abs())).collect()
+        let sizes: Vec<f64> = scales.iter().map(|it| it.abs()).collect();
+        let of = |values: &[f32]| {
+            let mut values = values.to_vec();
+            divide(&mut values, 1.0, &sizes);
+            values
         };
         let (means, most) = (of(self.mean_abs()), of(self.max_abs()));
         let divided = Inputs::new(self.name(), self.tokens(), gram, means, most)?;
         let Some(drift) = self.drift_sums() else {
             return Ok(divided);
         };
-        let pairs = drift.chunks_exact(k).zip(scales);
-        let drift = pairs.flat_map(|(row, first)| {
-            let pairs = row.iter().zip(scales);
-            pairs.map(move |(&it, second)| over(it, first * second))
-        });
-        divided.with_drift(drift.collect())
+        let mut drift = drift.to_vec();
+        (drift.chunks_exact_mut(k).zip(scales)).for_each(|(row, &own)| divide(row, own, scales));
+        divided.with_drift(drift)
     }
 
     /// Of x·Q: QᵀGQ exactly (in f64), and bounds for the rest: magnitudes of a sum are not known from those of its terms. The mean |x·Q| of
@@ -78,6 +75,13 @@ impl Inputs {
             .for_each(|row| rotation.apply(row));
         down(&mut drift, k, |column| rotation.apply(column));
         turned.with_drift(drift.iter().map(|&it| it as f32).collect())
+    }
+}
+
+/// Products of inputs, of one channel whose inputs are divided by `own` with the first of all, which are divided by `scales`.
+pub(in crate::quant) fn divide(row: &mut [f32], own: f64, scales: &[f64]) {
+    for (value, scale) in row.iter_mut().zip(scales) {
+        *value = (f64::from(*value) / (own * scale)) as f32;
     }
 }
 

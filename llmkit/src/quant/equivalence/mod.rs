@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 pub(super) use exact::Exact;
 
 use super::transform::{self, Transform};
-use super::{Collect, Statistics};
+use super::{Channels, Collect, Statistics};
 use crate::kernels::rope::Pairs;
 use crate::model::weights::Weights;
 use crate::model::{Config, Llama, Piece, WeightType};
@@ -235,9 +235,16 @@ fn statistics_that_follow_are_those_of_the_network() {
                 let ones = vec![1.0; old.max_abs.len()];
                 let scales = divided.get(name).unwrap_or(&ones);
                 for (k, scale) in scales.iter().enumerate() {
-                    let top = f64::from(new.max_abs[k]).max(1e-6);
-                    let off = (f64::from(old.max_abs[k]) / scale / top - 1.0).abs();
-                    assert!(off < 1e-3, "{} {name} channel {k}: {off}", transform.name());
+                    let power = |it: &Channels| it.gram[k * (k + 1) / 2 + k];
+                    for (what, old, new, scale) in [
+                        ("max |x|", old.max_abs[k], new.max_abs[k], *scale),
+                        ("mean |x|", old.mean_abs[k], new.mean_abs[k], *scale),
+                        ("Σ x²", power(old), power(new), scale * scale),
+                    ] {
+                        let off = f64::from(old) / scale / f64::from(new).max(1e-6) - 1.0;
+                        let place = format!("{} {name} channel {k}", transform.name());
+                        assert!(off.abs() < 2e-3, "{place}: {what} is {off} off");
+                    }
                 }
             }
             followed.push((transform.name(), divided.len()));

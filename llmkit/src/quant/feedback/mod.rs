@@ -166,12 +166,13 @@ impl<'a> Sweep<'a> {
         ranges::search(self.format, (whole, index), block, (grid, 1), &mut codes)
     }
 
-    /// Columns that are rounded at once, from `at` on.
-    fn vector(&self, at: usize) -> usize {
-        match self.format.vector() {
-            usize::MAX => self.group().min(self.weights.cols() - at),
+    /// Columns that are decided at once.
+    fn vector(&self) -> usize {
+        let vector = match self.format.vector() {
+            usize::MAX => self.format.stride(),
             vector => vector,
-        }
+        };
+        vector.min(self.group())
     }
 
     /// The sweep over all columns of some rows; how many weights were beyond their grid, if the format can tell.
@@ -188,7 +189,7 @@ impl<'a> Sweep<'a> {
         let mut weights: Vec<f64> = (original.chunks_exact(cols))
             .flat_map(|row| order.iter().map(|&column| f64::from(row[column])))
             .collect();
-        let is_vector = format.vector() > 1;
+        let (is_vector, vector) = (format.vector() > 1, self.vector());
         let bound = |grid: &Grid| match is_vector {
             true => 0.0,
             false => format.max_error(grid, &[]),
@@ -215,6 +216,8 @@ impl<'a> Sweep<'a> {
         ];
         // Values of the vector that is being rounded, row by row.
         let mut ahead = vec![0.0; if is_vector { rows * width } else { 0 }];
+        // Those of all of a block, where its weights hang together.
+        let mut whole_block = vec![0.0; group];
         let mut start = 0;
         while start < cols {
             // A group that is fitted when it is reached begins a block.
@@ -224,7 +227,7 @@ impl<'a> Sweep<'a> {
                 (start / group + 1) * group
             };
             let end = match format.vector() {
-                usize::MAX => start + self.vector(start),
+                usize::MAX => cols.min(start + group),
                 _ => cols.min(start + width).min(next),
             };
             if !is_before && start.is_multiple_of(group) {
@@ -241,17 +244,27 @@ impl<'a> Sweep<'a> {
             for i in start..end {
                 let column = order[i];
                 let own = &feedback[i * cols..][i + 1..end];
-                let vector = self.vector(i);
-                if is_vector && (i % group).is_multiple_of(format.vector().min(group)) {
+                if is_vector && (i % group).is_multiple_of(vector) {
+                    let is_block = format.vector() == usize::MAX;
+                    let stop = if is_block { end } else { i + vector };
                     for row in 0..rows {
-                        let now = weights[row * cols..][i..i + vector].iter();
+                        let now = weights[row * cols..][i..stop].iter();
                         let now: Vec<f32> = now.map(|&w| w as f32).collect();
                         check_finite(&now, format)?;
-                        let codes = &mut part.codes[row * cols..][i..i + vector];
-                        let values = &mut ahead[row * width + i - start..][..vector];
                         let grid = &part.grids[row * groups + i / group];
-                        format.round(grid, i % group, &now, codes);
-                        format.values(grid, i % group, codes, values);
+                        let values = &mut ahead[row * width + i - start..][..stop - i];
+                        let codes = &mut part.codes[row * cols..];
+                        if is_block {
+                            let (codes, from) = (&mut codes[start..end], i - start);
+                            format.round_rest(grid, from, &now, codes);
+                            let block = &mut whole_block[..end - start];
+                            format.values(grid, 0, codes, block);
+                            values.copy_from_slice(&block[from..]);
+                        } else {
+                            let codes = &mut codes[i..stop];
+                            format.round(grid, i % group, &now, codes);
+                            format.values(grid, i % group, codes, values);
+                        }
                     }
                 }
                 for row in 0..rows {

@@ -17,7 +17,7 @@
 
 use super::{AnyFormat, Format, Granularity, Grid, Load, Store, Whole, width_and_granularity};
 use crate::Result;
-use crate::quant::step::{WIDTHS, check_bits, clipped, storable};
+use crate::quant::step::{WIDTHS, check_bits, clipped, nearest, storable};
 use half::f16;
 
 /// b-bit unsigned integers with scale and zero-point.
@@ -92,12 +92,15 @@ impl Format for IntAffine {
 
     fn round(&self, grid: &Grid, _at: usize, weights: &[f32], codes: &mut [u8]) {
         let [scale, zero] = params(grid).map(f64::from);
-        let steps = f64::from(self.steps());
+        let (zero, steps) = (zero as i32, self.steps() as i32);
         for (&weight, code) in weights.iter().zip(codes) {
-            // In f64: the quotient of two f32 near a tie must not be rounded before it is rounded.
+            // In f64: the quotient of two f32 near a tie must not be rounded before it is rounded. What is beyond 512 is beyond all codes.
             *code = match scale {
                 0.0 => zero as u8,
-                scale => ((f64::from(weight) / scale).round() + zero).clamp(0.0, steps) as u8,
+                scale => {
+                    let quotient = (f64::from(weight) / scale).clamp(-512.0, 512.0);
+                    (nearest(quotient) + zero).clamp(0, steps) as u8
+                }
             };
         }
     }

@@ -137,6 +137,20 @@ pub trait Format: fmt::Debug + Send + Sync {
     /// number of [vectors](Format::vector).
     fn round(&self, grid: &Grid, at: usize, weights: &[f32], codes: &mut [u8]);
 
+    /// How many weights are decided at a time where those of a block hang together ([`vector`](Format::vector) is `usize::MAX`) and
+    /// what is left of it can be rounded anew.
+    fn stride(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Rounds what is left of a block: `codes` are those of all of it, decided before `from`, a whole number of [strides](Format::stride);
+    /// `rest` are the weights from there on, which may have changed since. From 0 on it does what [`round`](Format::round) does, nearly.
+    fn round_rest(&self, grid: &Grid, from: usize, rest: &[f32], codes: &mut [u8]) {
+        if from == 0 {
+            self.round(grid, 0, rest, codes);
+        }
+    }
+
     /// The points that `codes` name: the way back from [`Format::round`], with the same runs.
     fn values(&self, grid: &Grid, at: usize, codes: &[u8], weights: &mut [f32]);
 

@@ -5,7 +5,7 @@
 //!
 //! Source: A. Tseng et al., *QTIP* (arXiv 2406.11235).
 //!
-//! Cost: 4·2ᴸ operations a weight to encode, a multiplication and a few bit operations to decode; k + 16/g bits a weight
+//! Cost: 4·2ᴸ operations a weight to encode (where what is left changes after every eight weights, up to 1 + L/k times as many), a multiplication and a few bit operations to decode; k + 16/g bits a weight
 //! for blocks of g.
 //!
 //! **Error.** A block is never worse than under the codes of zero, whose value is s·g(0): |w − ŵ| ≤ √Σ(w − s·g(0))².
@@ -25,6 +25,9 @@ use crate::{Error, Result};
 /// Scale over root mean square of least distortion on a normal source, for k = 1 … 4, found by search in steps of 0.05 or
 /// less. L hardly matters.
 const SCALES: [f64; 4] = [0.88, 1.02, 1.08, 1.1];
+
+/// Weights that are decided at a time where what is left of a ring changes: as many as a vector of E8P has.
+const STRIDE: usize = 8;
 
 /// A ring through a trellis for each block.
 #[derive(Debug, Clone)]
@@ -112,6 +115,19 @@ impl Format for Trellis {
         }
         let scaled: Vec<f32> = weights.iter().map(|weight| weight / scale).collect();
         self.trellis.encode(&scaled, codes);
+    }
+
+    fn stride(&self) -> usize {
+        STRIDE
+    }
+
+    fn round_rest(&self, grid: &Grid, from: usize, rest: &[f32], codes: &mut [u8]) {
+        let scale = grid.0[0];
+        if scale == 0.0 {
+            return codes.fill(0);
+        }
+        let scaled: Vec<f32> = rest.iter().map(|weight| weight / scale).collect();
+        self.trellis.encode_rest(from, STRIDE, &scaled, codes);
     }
 
     fn values(&self, grid: &Grid, _at: usize, codes: &[u8], weights: &mut [f32]) {

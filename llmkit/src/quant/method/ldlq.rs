@@ -12,8 +12,9 @@
 //! Cost: that of GPTQ and of the format's search.
 //!
 //! **Where we differ.** T comes from the factor that GPTQ has here, not from a block factorization: a vector's columns are fed back one after
-//! the other once all of them are rounded, which gives the same. A trellis of a whole row is fed back into nothing: blocks lie in rows, in the
-//! paper in tiles of 16 × 16. Within a vector, H is not looked at, as in the papers.
+//! the other once all of them are rounded, which gives the same. A trellis lies along a row and is searched again for what is left of it
+//! after every eight columns; in the paper it fills tiles of 16 × 16, and errors are passed on after 16. Within a vector, H is not looked
+//! at, as in the papers.
 
 use super::{Method, known, parameter};
 use crate::quant::calibration::Inputs;
@@ -176,7 +177,9 @@ mod tests {
             Granularity::Group(group) => group,
             Granularity::Channel | Granularity::Tensor => k,
         };
-        let length = format.vector().min(group);
+        // Of a trellis the first eight weights are decided, and the rest is rounded again.
+        let is_block = format.vector() == usize::MAX;
+        let length = if is_block { 8 } else { format.vector() };
         let whole = format.fit_whole(weights)?;
         let blocks = format.granularity().blocks(rows, k);
         let grids = (blocks.enumerate())
@@ -192,18 +195,30 @@ mod tests {
                 .collect();
             // H⁻¹ of the columns that are left.
             let mut left = inverse.clone();
-            for first in (0..k).step_by(length) {
-                let end = k.min(first + length);
-                let now: Vec<f32> = w[first..end].iter().map(|&w| w as f32).collect();
+            let starts = (0..k).step_by(group);
+            let starts = starts.flat_map(|at| (at..k.min(at + group)).step_by(length.min(group)));
+            for first in starts {
+                let block = first - first % group..k.min(first - first % group + group);
+                let end = block.end.min(first + length);
+                let rest = first..if is_block { block.end } else { end };
+                let now: Vec<f32> = w[rest.clone()].iter().map(|&w| w as f32).collect();
                 let grid = match format.granularity() {
                     Granularity::Tensor => &grids[0],
                     _ => &grids[row * k.div_ceil(group) + first / group],
                 };
                 let mut values = vec![0.0; now.len()];
-                let own = &mut codes[row * k..][first..end];
-                format.round(grid, first % group, &now, own);
-                format.values(grid, first % group, own, &mut values);
-                let delta: Vec<f64> = (0..now.len())
+                if is_block {
+                    let mut all = vec![0.0; block.len()];
+                    let own = &mut codes[row * k..][block];
+                    format.round_rest(grid, first % group, &now, own);
+                    format.values(grid, 0, own, &mut all);
+                    values.copy_from_slice(&all[first % group..]);
+                } else {
+                    let own = &mut codes[row * k..][first..end];
+                    format.round(grid, first % group, &now, own);
+                    format.values(grid, first % group, own, &mut values);
+                }
+                let delta: Vec<f64> = (0..end - first)
                     .map(|i| w[first + i] - f64::from(values[i]))
                     .collect();
                 let n = delta.len();

@@ -14,7 +14,8 @@
 //!
 //! In this order: the [transforms](super::transform) of the recipe, each with statistics of the network that it is given, each exact one
 //! checked on real tokens ([`Equivalence`]); the [method](super::method) on every matrix of the layers, with statistics of the
-//! transformed network (derived where channels are only divided, as in AWQ and SmoothQuant, else collected anew); a [`Correction`] of low rank for what was lost; and, when the model runs, its inputs in few bits ([`Activations`]).
+//! transformed network (derived where channels are only divided, as in AWQ and SmoothQuant, else collected anew); a [`Correction`] of
+//! low rank for what was lost; and, when the model runs, its inputs in few bits ([`Activations`]).
 //! Embedding, head and norms are left and counted. Nothing falls back in silence: a method that hands over to another, or a format that is
 //! not the one asked for, is an error.
 //!

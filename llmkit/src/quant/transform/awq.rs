@@ -17,22 +17,21 @@
 //! Source: J. Lin et al., *AWQ* (arXiv 2306.00978), section 3.2, and its repository, `auto_scale.py` and `auto_clip.py` (2023): grid of
 //! 20, s normalised by √(max s · min s), clipping of all but queries and keys down to half.
 //!
-//! Cost: 10·N·K² multiplications a site (G is symmetric), 10·N·K·g for the clipping in groups of g.
+//! Cost: 10·N·K² multiplications a site (G is symmetric), 10·N·K·g for the clipping ([`cut`]) in groups of g.
 //!
 //! **Where we differ.** There, the error of attn_q, attn_k and attn_v is that of the attention's output; here, as for the other sites,
 //! the sum of the errors of the three. There, X is a sample of tokens; here all of them.
 
-use rayon::prelude::*;
-
+use super::cut::cut;
 use super::{Report, Transform};
 use crate::quant::format::{AnyFormat, IntAffine};
-use crate::quant::outputs::{Gram, change, group};
+use crate::quant::outputs::{Gram, change};
 use crate::quant::parts::{Parts, Plain};
 use crate::quant::site::{Site, mean, obstacle, scale, spread};
-use crate::quant::{Channels, Format, Granularity, Matrix, Measure, Statistics, Whole};
+use crate::quant::{Channels, Format, Granularity, Measure, Statistics};
 use crate::{Error, Result, interrupt};
 
-/// Exponents tried, and steps in which a range could shrink to nothing: both are the original's.
+/// Exponents tried: the original's.
 const GRID: usize = 20;
 
 /// AWQ.
@@ -117,7 +116,7 @@ impl Transform for Awq {
                 }
                 if self.clips {
                     for name in &readers {
-                        self.clip(parts, name, &gram, &mut report)?;
+                        cut(self.format.as_ref(), parts, name, &gram, &mut report)?;
                     }
                 }
             }
@@ -188,91 +187,6 @@ impl Awq {
         let error = if plain > 0.0 { error / plain } else { 1.0 };
         Ok(Found { at, scales, error })
     }
-
-    /// Cuts the weights of each group where that makes the group's part of the output better.
-    fn clip(
-        &self,
-        parts: &mut dyn Parts,
-        name: &str,
-        gram: &Gram,
-        report: &mut Report,
-    ) -> Result<()> {
-        let place = format!("{name} clipped");
-        if name.contains("attn_q") || name.contains("attn_k") {
-            report.skipped(
-                place,
-                "queries and keys meet in a product, where cut weights weigh twice",
-            );
-            return Ok(());
-        }
-        let format = self.format.as_ref();
-        let matrix = parts.matrix(name)?;
-        let columns = matrix.columns;
-        let Some(group) = group(format, columns) else {
-            report.skipped(place, "one grid for the whole matrix: no groups to search");
-            return Ok(());
-        };
-        let weights = Matrix::new(matrix.rows(), columns, matrix.to_f32())?;
-        let whole = format.fit_whole(&weights)?;
-        let per_row = columns.div_ceil(group);
-        let mut clipped = weights.data().to_vec();
-        let rows = clipped.par_chunks_exact_mut(columns).enumerate();
-        let counts: Vec<usize> = rows
-            .map(|(n, row)| {
-                let mut count = 0;
-                for (j, block) in row.chunks_mut(group).enumerate() {
-                    let error = |change: &[f32]| gram.group_error(change, j * group);
-                    let index = n * per_row + j;
-                    count += usize::from(clip_group(format, &whole, index, block, error)?);
-                }
-                Ok(count)
-            })
-            .collect::<Result<_>>()?;
-        let count: usize = counts.iter().sum();
-        let groups = weights.rows() * per_row;
-        match count {
-            0 => report.skipped(place, format!("none of {groups} groups is better for it")),
-            _ => {
-                let values = clipped.iter().map(|&it| f64::from(it)).collect();
-                parts.set_matrix(name, &Plain { columns, values })?;
-                report.done(place, format!("{count} of {groups} groups"));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Cuts `block` where that lessens the `error` of its part of the output.
-fn clip_group(
-    format: &dyn Format,
-    whole: &Whole,
-    index: usize,
-    block: &mut [f32],
-    error: impl Fn(&[f32]) -> f64,
-) -> Result<bool> {
-    let original = block.to_vec();
-    let largest = original.iter().fold(0f32, |max, w| max.max(w.abs()));
-    let (mut codes, mut values) = (vec![0; block.len()], vec![0.0; block.len()]);
-    let (mut cut, mut change) = (original.clone(), original.clone());
-    let mut least = f64::INFINITY;
-    let mut is_cut = false;
-    for step in 0..=GRID / 2 {
-        let bound = largest * (1.0 - step as f32 / GRID as f32);
-        cut.iter_mut()
-            .zip(&original)
-            .for_each(|(cut, w)| *cut = w.clamp(-bound, bound));
-        let grid = format.encode(whole, index, &cut, &mut codes)?;
-        format.values(&grid, 0, &codes, &mut values);
-        let pairs = values.iter().zip(&original);
-        (change.iter_mut().zip(pairs)).for_each(|(change, (v, w))| *change = v - w);
-        let error = error(&change);
-        if error < least {
-            least = error;
-            is_cut = step > 0;
-            block.copy_from_slice(&cut);
-        }
-    }
-    Ok(is_cut)
 }
 
 /// mean|X|^r, not below 10⁻⁴, over √(max · min).
@@ -305,10 +219,10 @@ pub(super) fn members() -> Vec<Box<dyn Transform>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::Method;
     use crate::quant::equivalence::{collected, networks};
     use crate::quant::format::IntSymmetric;
     use crate::quant::method::Rtn;
+    use crate::quant::{Matrix, Method};
 
     /// Error of rounding the readers of all sites of layer 0, as seen by `statistics`.
     fn total_error(network: &crate::model::Llama, format: &dyn Format) -> f64 {
@@ -359,28 +273,6 @@ mod tests {
             .map(|(w, q)| (f64::from(*w) - f64::from(*q)) as f32)
             .collect();
         assert_eq!(e, expected);
-        Ok(())
-    }
-
-    #[test]
-    fn an_outlier_that_meets_silence_is_cut() -> Result<()> {
-        // Channel 3 of 8 has a huge weight and no activation: cutting it makes the others' grid finer.
-        let format = IntSymmetric::new(3, Granularity::Group(8))?;
-        let original = [0.11f32, -0.2, 0.33, 0.9, 0.08, -0.27, 0.31, 0.19];
-        let mut gram = vec![0.0; 64];
-        (0..8).filter(|i| *i != 3).for_each(|i| gram[i * 9] = 1.0);
-        let clip = |gram: &[f32]| -> Result<[f32; 8]> {
-            let gram = Gram::new(gram.to_vec(), 8);
-            let mut block = original;
-            let error = |change: &[f32]| gram.group_error(change, 0);
-            let is_cut = clip_group(&format, &Whole::default(), 0, &mut block, error)?;
-            assert_eq!(is_cut, block != original);
-            Ok(block)
-        };
-        assert!(clip(&gram)?[3] < 0.6);
-        // Where it is heard, it stays.
-        gram[27] = 100.0;
-        assert_eq!(clip(&gram)?, original);
         Ok(())
     }
 

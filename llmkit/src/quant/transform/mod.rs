@@ -33,6 +33,7 @@ use crate::model::Llama;
 use crate::{Error, Result};
 
 pub mod awq;
+mod cut;
 pub mod permute;
 pub mod rotate;
 pub mod smooth;

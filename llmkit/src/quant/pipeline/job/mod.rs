@@ -135,7 +135,7 @@ impl Job {
             let calibration = self.calibration.as_ref();
             let (model, done) = prepare(transform.as_ref(), &self.model, calibration, start)?;
             match (&done.report.divided, &mut self.calibration) {
-                // A pass over the samples would find the same.
+                // What a pass over the samples would find, but for what was cut as well ([`Report::divided`]).
                 (Some(scales), Some(known)) if !self.is_stale => *known = known.divided(scales)?,
                 _ => self.is_stale = true,
             }
