@@ -105,6 +105,7 @@ pub(super) unsafe fn some_panels(
 
 /// A product on raw memory.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // nobody to hand it to
 pub(super) struct Job {
     /// Input rows, `rows` × `words`, `x_stride` apart.
     pub x: *const u32,
@@ -126,23 +127,24 @@ pub(super) struct Job {
 /// # Safety
 /// * This machine has `isa`, which is not the reference.
 /// * All that the job's pointers, sizes and strides reach is valid; nobody else touches the output meanwhile.
+#[cfg(target_arch = "x86_64")]
 pub(super) unsafe fn run(isa: Isa, element: Element, job: &Job) {
     // SAFETY: passed on.
     unsafe {
         match (isa, element) {
-            #[cfg(target_arch = "x86_64")]
             (Isa::Avx512 | Isa::Amx, Element::F32) => avx512::<F32>(job),
-            #[cfg(target_arch = "x86_64")]
             (Isa::Avx512, Element::Bf16) => avx512::<Bf16>(job),
-            #[cfg(target_arch = "x86_64")]
             (Isa::Amx, Element::Bf16) => super::amx::bf16(job),
-            #[cfg(target_arch = "x86_64")]
             (Isa::Avx2, Element::F32) => avx2::<F32>(job),
-            #[cfg(target_arch = "x86_64")]
             (Isa::Avx2, Element::Bf16) => avx2::<Bf16>(job),
-            _ => unreachable!("the reference is not a tile kernel"),
+            (Isa::Reference, _) => unreachable!("the reference is not a tile kernel"),
         }
     }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) unsafe fn run(_: Isa, _: Element, _: &Job) {
+    unreachable!("the reference is not a tile kernel")
 }
 
 /// Sums in f64, rounded once.
@@ -220,11 +222,13 @@ impl Dot for Bf16 {
 }
 
 /// Rows of the tile that comes next: tiles of at most `most`, as equal as can be.
+#[cfg(target_arch = "x86_64")]
 pub(super) fn tile_rows(rest: usize, most: usize) -> usize {
     rest.div_ceil(rest.div_ceil(most).max(1))
 }
 
 /// Panels of the tile that comes next, for what `columns` reach into: at most `most`, as equal as can be.
+#[cfg(target_arch = "x86_64")]
 pub(super) fn tile_panels(columns: usize, most: usize) -> usize {
     tile_rows(columns.div_ceil(LANES).max(1), most)
 }

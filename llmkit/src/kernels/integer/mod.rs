@@ -106,6 +106,7 @@ const ROWS_OF_TILES: usize = 96;
 
 /// A product on raw memory.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // nobody to hand it to
 struct Job {
     /// (rows, chunks · 8).
     x: *const u32,
@@ -171,6 +172,7 @@ impl Job {
     ///
     /// # Safety
     /// Both lie inside.
+    #[cfg(target_arch = "x86_64")]
     unsafe fn at<const BITS: usize>(&self, row: usize, column: usize) -> Job {
         let panel = column / LANES;
         // SAFETY: row < rows and panel < panels.
@@ -196,19 +198,22 @@ impl Job {
 
 /// # Safety
 /// This machine has `isa`; the job's memory is valid and nobody else touches its output.
+#[cfg(target_arch = "x86_64")]
 unsafe fn run<const BITS: usize>(isa: Isa, job: &Job) {
     // SAFETY: passed on.
     unsafe {
         match isa {
-            #[cfg(target_arch = "x86_64")]
             Isa::Amx if amx::pays(job) => amx::run::<BITS>(job),
-            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Amx => avx512::run::<BITS>(job),
-            #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::run::<BITS>(job),
-            _ => unreachable!("the reference is not a tile kernel"),
+            Isa::Reference => unreachable!("the reference is not a tile kernel"),
         }
     }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn run<const BITS: usize>(_: Isa, _: &Job) {
+    unreachable!("the reference is not a tile kernel")
 }
 
 /// Whole numbers in i64, the rest in f64, rounded once.
