@@ -249,6 +249,7 @@ fn scaffold(place: &Place, count: &mut Count) -> Result<bool> {
         std::fs::remove_dir_all(&copy).with_context(|| format!("remove {}", copy.display()))?;
     }
     copy_tree(&place.root, &copy)?;
+    keep_apart(&copy)?;
     new::scaffold(&copy, "quant/scaffolded_method")?;
     let place = Place {
         root: copy,
@@ -261,6 +262,16 @@ fn scaffold(place: &Place, count: &mut Count) -> Result<bool> {
         passed &= stream(command.args(target), &mut std::io::stdout(), count)?;
     }
     Ok(passed)
+}
+
+/// Gives the crates of a copied tree a setting of their own. Cargo would compile them to where the tree's own are, as they have the same
+/// names and the same place in their workspace, and each would have to be compiled again after the other.
+fn keep_apart(copy: &Path) -> Result<()> {
+    let path = copy.join(".cargo/config.toml");
+    let settings = "\n[profile.dev.package.llmkit]\ndebug = 0\n\n[profile.dev.package.llmkit-shared]\ndebug = 0\n";
+    (std::fs::OpenOptions::new().append(true).open(&path))
+        .and_then(|mut file| file.write_all(settings.as_bytes()))
+        .with_context(|| format!("change {}", path.display()))
 }
 
 /// Copies a checkout without what git and cargo keep in it.

@@ -54,7 +54,8 @@ impl Isa {
 
     /// The fastest that this machine can run.
     pub fn best() -> Isa {
-        Isa::here().pop().unwrap_or(Isa::Reference)
+        let mut fastest_first = Isa::ALL.into_iter().rev();
+        (fastest_first.find(|isa| isa.is_here())).unwrap_or(Isa::Reference)
     }
 
     /// Stops a caller who names an instruction set that the machine lacks: running it would be undefined behaviour.

@@ -148,11 +148,8 @@ impl Trellis {
 
     /// The class between the last weight of a ring and its first, where nothing forbids it.
     fn closing(&self, weights: &[f32]) -> u32 {
-        let half = weights.len() / 2;
-        let (front, back) = (
-            self.depth().min(half),
-            self.depth().min(weights.len() - half),
-        );
+        let (half, far) = (weights.len() / 2, 2 * self.depth());
+        let (front, back) = (far.min(half), far.min(weights.len() - half));
         let turned = [&weights[weights.len() - back..], &weights[..front]].concat();
         self.viterbi(&turned, None, None)[back - 1] & self.class_mask()
     }
