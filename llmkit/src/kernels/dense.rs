@@ -81,8 +81,12 @@ pub(super) unsafe fn some_panels(
     panels: Range<usize>,
 ) {
     let (words, outputs) = (matrix.words(), matrix.rows());
-    // As many rows of x as half a second-level cache holds, a whole number of tiles.
-    let block = ((1 << 19) / (4 * words.max(1))).next_multiple_of(12);
+    // As many rows of x as half a second-level cache holds, a whole number of tiles. Processors with matrix units have twice the cache.
+    let (bytes, tile) = match (isa, element) {
+        (Isa::Amx, Element::Bf16) => (1 << 20, 32),
+        _ => (1 << 19, 12),
+    };
+    let block = (bytes / (4 * words.max(1))).next_multiple_of(tile);
     let first = panels.start * LANES;
     for start in (0..tokens).step_by(block) {
         let job = Job {

@@ -23,8 +23,6 @@
 mod probe;
 mod unit;
 
-use std::mem::MaybeUninit;
-
 use super::dense::{Into, Job};
 use super::panel::{LANES, Line};
 
@@ -44,48 +42,31 @@ pub(super) unsafe fn bf16(job: &Job) {
 /// # Safety
 /// As [`Unit`] and [`Job`] ask.
 unsafe fn drive<U: Unit>(unit: &mut U, job: &Job) {
-    // As even as whole steps allow; few rows see each panel once anyway.
-    let depths = match job.rows > 2 * SIDE {
-        true => job.words.div_ceil(DEPTH),
-        false => 1,
-    };
-    let depth = job.words.div_ceil(depths.max(1)).next_multiple_of(SIDE);
     let mut configured = [0; 2];
-    // Written before they are read.
-    let mut sums = [MaybeUninit::<[Line; 4 * SIDE]>::uninit(); ROWS / (2 * SIDE)];
     for start in (0..job.rows).step_by(ROWS) {
         for column in (0..job.columns).step_by(2 * LANES) {
-            for k in (0..job.words.max(1)).step_by(depth.max(1)) {
-                for row in (start..job.rows.min(start + ROWS)).step_by(2 * SIDE) {
-                    let left = job.rows - row;
-                    let rows = [left.min(SIDE), left.saturating_sub(SIDE).min(SIDE)];
-                    let words = depth.min(job.words - k);
-                    let stage = Stage {
-                        is_first: k == 0,
-                        is_last: k + words == job.words,
+            for row in (start..job.rows.min(start + ROWS)).step_by(2 * SIDE) {
+                let left = job.rows - row;
+                let rows = [left.min(SIDE), left.saturating_sub(SIDE).min(SIDE)];
+                // SAFETY: row and column lie inside, so the piece does; its tiles have been configured.
+                unsafe {
+                    if rows != configured {
+                        unit.configure(rows, SIDE);
+                        configured = rows;
+                    }
+                    let piece = Job {
+                        x: job.x.add(row * job.x_stride),
+                        rows: rows[0] + rows[1],
+                        lines: job.lines.add(column / LANES * job.line_stride),
+                        out: job.out.add(row * job.out_stride + column),
+                        columns: job.columns - column,
+                        ..*job
                     };
-                    let sums = sums[(row - start) / (2 * SIDE)].as_mut_ptr().cast();
-                    // SAFETY: row, column and k lie inside, so the piece does; its tiles have been configured.
-                    unsafe {
-                        if rows != configured {
-                            unit.configure(rows, SIDE);
-                            configured = rows;
-                        }
-                        let piece = Job {
-                            x: job.x.add(row * job.x_stride + k),
-                            rows: rows[0] + rows[1],
-                            lines: job.lines.add(column / LANES * job.line_stride + k),
-                            words,
-                            out: job.out.add(row * job.out_stride + column),
-                            columns: job.columns - column,
-                            ..*job
-                        };
-                        match (rows[1] > 0, piece.columns > LANES) {
-                            (false, false) => block::<U, false, false>(unit, &piece, stage, sums),
-                            (false, true) => block::<U, false, true>(unit, &piece, stage, sums),
-                            (true, false) => block::<U, true, false>(unit, &piece, stage, sums),
-                            (true, true) => block::<U, true, true>(unit, &piece, stage, sums),
-                        }
+                    match (rows[1] > 0, piece.columns > LANES) {
+                        (false, false) => block::<U, false, false>(unit, &piece),
+                        (false, true) => block::<U, false, true>(unit, &piece),
+                        (true, false) => block::<U, true, false>(unit, &piece),
+                        (true, true) => block::<U, true, true>(unit, &piece),
                     }
                 }
             }
@@ -95,41 +76,27 @@ unsafe fn drive<U: Unit>(unit: &mut U, job: &Job) {
     unsafe { unit.release() }
 }
 
-/// Words of K whose two panels stay in the first cache (16 KiB) while [`ROWS`] rows pass by, which come from the second. Sums
-/// of a longer K wait in memory, in f32 as in the unit, and go on where they were.
-const DEPTH: usize = 128;
-/// Rows that pass by; a multiple of two tiles.
-const ROWS: usize = 128;
-
-/// Where in K a block begins and ends.
-#[derive(Clone, Copy)]
-struct Stage {
-    is_first: bool,
-    is_last: bool,
-}
+/// Rows that pass by two panels, which stay in the second cache with them; a multiple of two tiles. K is not cut: sums of its parts that wait in
+/// memory cost more than they save (measured on Sapphire Rapids).
+const ROWS: usize = 256;
 
 /// Up to 32 × 32 outputs: one or two tiles of rows (`TALL`), one or two panels (`WIDE`).
 ///
 /// # Safety
-/// As [`drive`]; the unit is configured for the job's rows; `sums` has room for four tiles, which are there unless the stage is the first.
+/// As [`drive`]; the unit is configured for the job's rows.
 #[inline(always)]
-unsafe fn block<U: Unit, const TALL: bool, const WIDE: bool>(
-    unit: &mut U,
-    job: &Job,
-    stage: Stage,
-    sums: *mut Line,
-) {
+unsafe fn block<U: Unit, const TALL: bool, const WIDE: bool>(unit: &mut U, job: &Job) {
     let whole = job.words / SIDE * SIDE;
-    // SAFETY: the job has these rows and panels; tiles without rows are not named; sums are whole tiles.
+    // SAFETY: the job has these rows and panels; tiles without rows are not named.
     unsafe {
-        start::<U, 0>(unit, stage, sums);
+        unit.zero::<0>();
         if WIDE {
-            start::<U, 1>(unit, stage, sums);
+            unit.zero::<1>();
         }
         if TALL {
-            start::<U, 2>(unit, stage, sums);
+            unit.zero::<2>();
             if WIDE {
-                start::<U, 3>(unit, stage, sums);
+                unit.zero::<3>();
             }
         }
         let second_rows = job.x.wrapping_add(SIDE * job.x_stride);
@@ -156,45 +123,15 @@ unsafe fn block<U: Unit, const TALL: bool, const WIDE: bool>(
             let a = [a[0].as_ptr().cast(), a[1].as_ptr().cast()];
             step::<U, TALL, WIDE>(unit, a, LANES, [b[0].as_ptr(), b[1].as_ptr()]);
         }
-        end::<U, 0>(unit, job, stage, sums);
+        put::<U, 0>(unit, job, 0, 0);
         if WIDE {
-            end::<U, 1>(unit, job, stage, sums);
+            put::<U, 1>(unit, job, 0, 1);
         }
         if TALL {
-            end::<U, 2>(unit, job, stage, sums);
+            put::<U, 2>(unit, job, 1, 0);
             if WIDE {
-                end::<U, 3>(unit, job, stage, sums);
+                put::<U, 3>(unit, job, 1, 1);
             }
-        }
-    }
-}
-
-/// Nothing, or the sums so far.
-///
-/// # Safety
-/// As [`block`].
-#[inline(always)]
-unsafe fn start<U: Unit, const C: u8>(unit: &mut U, stage: Stage, sums: *mut Line) {
-    // SAFETY: the caller's sums.
-    unsafe {
-        match stage.is_first {
-            true => unit.zero::<C>(),
-            false => unit.load::<C>(sums.add(C as usize * SIDE).cast(), LANES),
-        }
-    }
-}
-
-/// Sums to where they wait, or to where they belong.
-///
-/// # Safety
-/// As [`block`].
-#[inline(always)]
-unsafe fn end<U: Unit, const C: u8>(unit: &mut U, job: &Job, stage: Stage, sums: *mut Line) {
-    // SAFETY: the caller's sums; the rest is passed on.
-    unsafe {
-        match stage.is_last {
-            true => put::<U, C>(unit, job, C as usize / 2, C as usize % 2),
-            false => unit.store::<C>(sums.add(C as usize * SIDE).cast(), LANES),
         }
     }
 }
