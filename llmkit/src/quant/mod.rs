@@ -40,6 +40,7 @@ pub mod calibration;
 pub mod channels;
 #[cfg(test)]
 mod contract;
+mod cut;
 #[cfg(feature = "notebook")]
 mod display;
 #[cfg(test)]

@@ -17,13 +17,13 @@
 //! Source: J. Lin et al., *AWQ* (arXiv 2306.00978), section 3.2, and its repository, `auto_scale.py` and `auto_clip.py` (2023): grid of
 //! 20, s normalised by √(max s · min s), clipping of all but queries and keys down to half.
 //!
-//! Cost: 10·N·K² multiplications a site (G is symmetric), 10·N·K·g for the clipping ([`cut`]) in groups of g.
+//! Cost: 10·N·K² multiplications a site (G is symmetric), 10·N·K·g for the clipping (`quant/cut.rs`) in groups of g.
 //!
 //! **Where we differ.** There, the error of attn_q, attn_k and attn_v is that of the attention's output; here, as for the other sites,
 //! the sum of the errors of the three. There, X is a sample of tokens; here all of them.
 
-use super::cut::cut;
 use super::{Report, Transform};
+use crate::quant::cut::cut;
 use crate::quant::format::{AnyFormat, IntAffine};
 use crate::quant::outputs::{Gram, change};
 use crate::quant::parts::{Parts, Plain};

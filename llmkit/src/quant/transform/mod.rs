@@ -33,7 +33,6 @@ use crate::model::Llama;
 use crate::{Error, Result};
 
 pub mod awq;
-mod cut;
 pub mod permute;
 pub mod rotate;
 pub mod smooth;
@@ -148,7 +147,7 @@ impl Report {
         known.insert(activation, scales);
     }
 
-    fn done(&mut self, place: impl Into<String>, what: impl Into<String>) {
+    pub(super) fn done(&mut self, place: impl Into<String>, what: impl Into<String>) {
         self.steps.push(Step {
             place: place.into(),
             is_done: true,
@@ -156,7 +155,7 @@ impl Report {
         });
     }
 
-    fn skipped(&mut self, place: impl Into<String>, why: impl Into<String>) {
+    pub(super) fn skipped(&mut self, place: impl Into<String>, why: impl Into<String>) {
         self.steps.push(Step {
             place: place.into(),
             is_done: false,

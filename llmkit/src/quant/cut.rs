@@ -1,5 +1,5 @@
 //! Cutting weights before they are rounded, group by group of a row, as far as the outputs gain by it: the second half of
-//! [AWQ](super::awq).
+//! [AWQ](super::transform::awq).
 //!
 //! ```text
 //! argmin over m ∈ {1, 0.95, …, 0.5} of e·G·eᵀ,     e = Q(clamp(w, −m·max|w|, m·max|w|)) − w
@@ -12,10 +12,10 @@
 
 use rayon::prelude::*;
 
-use super::Report;
 use crate::Result;
 use crate::quant::outputs::{Gram, group};
 use crate::quant::parts::{Parts, Plain};
+use crate::quant::transform::Report;
 use crate::quant::{Format, Matrix, Whole};
 
 /// Steps in which a range could shrink to nothing, of which half are tried: the original's.
