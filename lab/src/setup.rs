@@ -23,12 +23,12 @@ const LAB_COST: f64 = 200.0;
 /// If a part cannot be made; the message says what to do.
 pub fn setup(place: &Place) -> Result<()> {
     place.open_cache()?;
-    announce(place);
     let venv = Venv::find(place)?;
     if cargo::is_offline() {
-        // What cannot be fetched is said now, not after minutes of compiling.
+        // What cannot be fetched is said now, not after minutes of compiling, nor after a promise of how many.
         venv.ensure(place)?;
     }
+    announce(place);
     rust_src(place);
     std::thread::scope(|scope| {
         // Mostly waiting for the network, so beside compiling.

@@ -22,6 +22,7 @@ fn broken_contract(format: &dyn Format, weights: &Matrix) -> Result<(), String> 
         let grid = format.fit(&whole, index, original).map_err(say)?;
         format.round(&grid, 0, original, &mut codes[block.clone()]);
         rounded(format, &grid, original, &codes[block.clone()])?;
+        decided(format, &grid, original)?;
         let encoded = format
             .encode(&whole, index, original, &mut codes[block.clone()])
             .map_err(say)?;
@@ -128,6 +129,29 @@ fn rounded(format: &dyn Format, grid: &Grid, block: &[f32], codes: &[u8]) -> Res
     Ok(())
 }
 
+/// What is decided of a block stays when the rest of it is rounded again.
+fn decided(format: &dyn Format, grid: &Grid, block: &[f32]) -> Result<(), String> {
+    if format.vector() != usize::MAX {
+        return Ok(());
+    }
+    let mut codes = vec![0; block.len()];
+    for from in (0..block.len()).step_by(format.stride()) {
+        let before = codes[..from].to_vec();
+        format.round_rest(grid, from, &block[from..], &mut codes);
+        if codes[..from] != before {
+            return Err(format!(
+                "rest: rounding from {from} on changed what was before it"
+            ));
+        }
+    }
+    let mut values = vec![0.0; block.len()];
+    format.values(grid, 0, &codes, &mut values);
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(at) => Err(format!("rest: weight {at} became {}", values[at])),
+        None => Ok(()),
+    }
+}
+
 #[test]
 fn every_format_keeps_every_contract_on_every_sample() {
     let mut broken = Vec::new();
@@ -211,6 +235,8 @@ enum Bug {
     RangeWithoutZero,
     /// Zero-points are stored but not counted.
     ZeroPointsNotCounted,
+    /// The rest of a block, rounded again, is written to its beginning.
+    RestAtTheBeginning,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -225,6 +251,18 @@ impl Format for Planted {
     }
     fn code_bits(&self) -> u32 {
         self.0.code_bits()
+    }
+    fn vector(&self) -> usize {
+        match self.1 {
+            Bug::RestAtTheBeginning => usize::MAX,
+            _ => 1,
+        }
+    }
+    fn stride(&self) -> usize {
+        2
+    }
+    fn round_rest(&self, grid: &Grid, _from: usize, rest: &[f32], codes: &mut [u8]) {
+        self.round(grid, 0, rest, &mut codes[..rest.len()]);
     }
     fn fit(&self, whole: &Whole, index: usize, block: &[f32]) -> Result<Grid> {
         let Grid(mut params) = self.0.fit(whole, index, block)?;
@@ -292,6 +330,7 @@ fn planted_bugs_are_caught_at_every_width() -> Result<()> {
         (Bug::ScaleRoundedOnlyWhenStored, "lossless packing"),
         (Bug::RangeWithoutZero, "bounded"),
         (Bug::ZeroPointsNotCounted, "honest size"),
+        (Bug::RestAtTheBeginning, "rest"),
     ] {
         for bits in 2..=8 {
             let planted = Planted(IntAffine::new(bits, Granularity::Channel)?, bug);

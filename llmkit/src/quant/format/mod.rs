@@ -13,6 +13,7 @@
 //! | bounded | every weight of a block is within [`Format::max_error`] of the point its code names |
 //! | nearest | [`Format::round`] names the nearest of all points (ties either way), if weights are rounded one by one |
 //! | runs | rounding a block at once or vector by vector is the same |
+//! | rest | what is decided of a block stays when [`Format::round_rest`] rounds the rest of it again |
 //! | projection | a point is its own code; encoding a decoded matrix again changes nothing if [`Format::is_projection`] |
 //! | lossless packing | what [`Format::store`] writes, [`Format::load`] reads back, bit for bit |
 //! | honest size | [`Format::bytes`] says beforehand exactly how many bytes are stored |

@@ -8,7 +8,7 @@
 //! Cost: 4·2ᴸ operations a weight to encode (where what is left changes after every eight weights, up to 1 + L/k times as many), a multiplication and a few bit operations to decode; k + 16/g bits a weight
 //! for blocks of g.
 //!
-//! **Error.** A block is never worse than under the codes of zero, whose value is s·g(0): |w − ŵ| ≤ √Σ(w − s·g(0))².
+//! **Error.** Rounded at once, a block is never worse than under the codes of zero, whose value is s·g(0): |w − ŵ| ≤ √Σ(w − s·g(0))².
 //!
 //! **Where we differ.** Blocks lie in rows, not in tiles of 16 × 16; L is a parameter. Meant for weights made normal by a
 //! random rotation, which is a transform's business and not done here.
