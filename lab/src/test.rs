@@ -265,10 +265,10 @@ fn scaffold(place: &Place, count: &mut Count) -> Result<bool> {
 }
 
 /// Gives the crates of a copied tree a setting of their own. Cargo would compile them to where the tree's own are, as they have the same
-/// names and the same place in their workspace, and each would have to be compiled again after the other.
+/// names and the same place in their workspace, and each would have to be compiled again after the other. The settings are not the tree's.
 fn keep_apart(copy: &Path) -> Result<()> {
     let path = copy.join(".cargo/config.toml");
-    let settings = "\n[profile.dev.package.llmkit]\ndebug = 0\n\n[profile.dev.package.llmkit-shared]\ndebug = 0\n";
+    let settings = "\n[profile.dev.package.llmkit]\ndebug = 0\n\n[profile.dev.package.llmkit-shared]\ndebug = \"line-tables-only\"\n";
     (std::fs::OpenOptions::new().append(true).open(&path))
         .and_then(|mut file| file.write_all(settings.as_bytes()))
         .with_context(|| format!("change {}", path.display()))
