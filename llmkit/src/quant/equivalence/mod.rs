@@ -243,7 +243,7 @@ fn statistics_that_follow_are_those_of_the_network() {
                     ] {
                         let off = f64::from(old) / scale / f64::from(new).max(1e-6) - 1.0;
                         let place = format!("{} {name} channel {k}", transform.name());
-                        assert!(off.abs() < 2e-3, "{place}: {what} is {off} off");
+                        assert!(off.abs() < 1e-3, "{place}: {what} is {off} off");
                     }
                 }
             }

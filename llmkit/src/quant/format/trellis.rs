@@ -5,8 +5,8 @@
 //!
 //! Source: A. Tseng et al., *QTIP* (arXiv 2406.11235).
 //!
-//! Cost: 4·2ᴸ operations a weight to encode (where what is left changes after every eight weights, up to 1 + L/k times as many), a multiplication and a few bit operations to decode; k + 16/g bits a weight
-//! for blocks of g.
+//! Cost: 4·2ᴸ operations a weight to encode (where what is left changes after every eight weights, up to 1 + L/k times as many), a
+//! multiplication and a few bit operations to decode; k + 16/g bits a weight for blocks of g.
 //!
 //! **Error.** Rounded at once, a block is never worse than under the codes of zero, whose value is s·g(0): |w − ŵ| ≤ √Σ(w − s·g(0))².
 //!
