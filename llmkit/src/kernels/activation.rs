@@ -164,7 +164,10 @@ pub(super) fn row_to_bf16((x, out): (&[f32], &mut [u32])) {
     let (chunks, rest) = x.as_chunks::<{ 2 * LANES }>();
     let (words, last) = out.split_at_mut(chunks.len() * LANES);
     for (words, chunk) in words.as_chunks_mut::<LANES>().0.iter_mut().zip(chunks) {
-        *words = std::array::from_fn(|i| bf16_pair(chunk[2 * i], chunk[2 * i + 1]));
+        // No `from_fn`: it is not always made a part of this function, and then not compiled for its instruction set.
+        for (word, pair) in words.iter_mut().zip(chunk.as_chunks::<2>().0) {
+            *word = bf16_pair(pair[0], pair[1]);
+        }
     }
     for (word, pair) in last.iter_mut().zip(rest.chunks(2)) {
         *word = bf16_pair(pair[0], pair.get(1).copied().unwrap_or(0.0));

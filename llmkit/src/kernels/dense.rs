@@ -101,6 +101,7 @@ pub(super) unsafe fn some_panels(
             out_stride: outputs,
             columns: (panels.end * LANES).min(outputs) - first,
             into,
+            ahead: 0,
         };
         // SAFETY: x, lines and out hold these rows, panels and columns; the rest is the caller's.
         unsafe { run(isa, element, &job) };
@@ -124,6 +125,8 @@ pub(super) struct Job {
     pub out_stride: usize,
     pub columns: usize,
     pub into: Into,
+    /// Lines from one of the matrix to the one that is wanted in its place next; zero if none is. Kernels set it.
+    pub ahead: usize,
 }
 
 /// Does a job.
@@ -259,6 +262,12 @@ unsafe fn avx512<D: Dot>(job: &Job) {
                     lines: job.lines.add(column / LANES * job.line_stride),
                     out: job.out.add(row * job.out_stride + column),
                     columns: job.columns - column,
+                    // The first rows that pass by a tile's panels fetch those of the next tile, if they are many enough to keep the processor from
+                    // fetching them by itself.
+                    ahead: match row == 0 && job.rows > 1 && column + panels * LANES < job.columns {
+                        true => panels * job.line_stride,
+                        false => 0,
+                    },
                     ..*job
                 }
             };
@@ -316,6 +325,12 @@ unsafe fn tile512<D: Dot, const M: usize, const P: usize>(job: &Job) {
         let lines: [*const Line; P] =
             std::array::from_fn(|p| job.lines.wrapping_add(p * job.line_stride));
         for k in 0..job.words {
+            if job.ahead > 0 {
+                for line in lines {
+                    let next = line.wrapping_add(k).wrapping_add(job.ahead);
+                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                }
+            }
             let lines: [__m512i; P] =
                 std::array::from_fn(|p| _mm512_load_si512(lines[p].wrapping_add(k).cast()));
             for m in 0..M {

@@ -20,19 +20,53 @@ use super::team::Team;
 pub const SLAB: usize = 512;
 /// Rows of G in a task, a whole number of panels.
 const BLOCK: usize = 192;
+/// Rows of a block that share their last column: half of such a square on the diagonal is for nothing.
+const STEP: usize = 48;
 
-/// Adds Xᵀ · X of `x` (T, `columns`) to the lower triangle of `gram` (K, K), on the best instruction set and all threads of `team`.
-///
-/// # Panics
-/// If `x` is not whole rows of `columns`, or `gram` not (K, K).
-pub fn gram(element: Element, x: &[f32], columns: usize, gram: &mut [f32], team: &Team) {
-    gram_at(Isa::best(), element, x, columns, gram, team);
+/// What is known of the columns of an activation.
+#[derive(Debug)]
+pub struct Moments<'a> {
+    /// (K, K), of which the lower triangle is defined.
+    pub gram: &'a mut [f32],
+    /// Of each column Σ|x|.
+    pub sums: &'a mut [f64],
+    /// Of each column max|x|.
+    pub greatest: &'a mut [f32],
 }
 
-/// [`gram`] on a given instruction set.
+/// Of `x` (T, `columns`): puts Xᵀ · X into the lower triangle of the Gram matrix, adds Σ|x| to the sums and raises the greatest to
+/// max|x|. A sum with what is not a number is none.
 ///
 /// # Panics
-/// As [`gram`], or if the machine lacks `isa`.
+/// If `x` is not whole rows of `columns`, the Gram matrix is not (K, K), sums and greatest are not K, or the machine lacks `isa`.
+pub fn moments_at(
+    isa: Isa,
+    element: Element,
+    x: &[f32],
+    columns: usize,
+    moments: Moments<'_>,
+    team: &Team,
+) {
+    let Moments {
+        gram,
+        sums,
+        greatest,
+    } = moments;
+    assert!(sums.len() == columns && greatest.len() == columns, "K");
+    all_slabs(
+        isa,
+        (element, x, columns),
+        Into::Replace,
+        gram,
+        Some((sums, greatest)),
+        team,
+    );
+}
+
+/// Adds Xᵀ · X of `x` (T, `columns`) to the lower triangle of `gram` (K, K).
+///
+/// # Panics
+/// If `x` is not whole rows of `columns`, `gram` not (K, K), or the machine lacks `isa`.
 pub fn gram_at(
     isa: Isa,
     element: Element,
@@ -41,22 +75,48 @@ pub fn gram_at(
     gram: &mut [f32],
     team: &Team,
 ) {
+    all_slabs(isa, (element, x, columns), Into::Add, gram, None, team);
+}
+
+/// Σ|x| and max|x| of some columns.
+type Magnitudes<'a> = (&'a mut [f64], &'a mut [f32]);
+
+fn all_slabs(
+    isa: Isa,
+    (element, x, columns): (Element, &[f32], usize),
+    into: Into,
+    gram: &mut [f32],
+    mut magnitudes: Option<Magnitudes<'_>>,
+    team: &Team,
+) {
     let isa = isa.checked();
     assert_eq!(gram.len(), columns * columns, "K by K");
     assert!(
         columns > 0 && x.len().is_multiple_of(columns),
         "rows of {columns}"
     );
-    if isa == Isa::Reference {
-        return reference(element, x, columns, gram);
+    if isa == Isa::Reference || (x.is_empty() && into == Into::Replace) {
+        if into == Into::Replace {
+            gram.fill(0.0);
+        }
+        return reference(element, x, columns, gram, magnitudes);
     }
-    for slab in x.chunks(SLAB * columns) {
-        slab_at(isa, element, slab, columns, gram, team);
+    for (index, slab) in x.chunks(SLAB * columns).enumerate() {
+        let into = if index == 0 { into } else { Into::Add };
+        let magnitudes =
+            (magnitudes.as_mut()).map(|(sums, greatest)| (&mut **sums, &mut **greatest));
+        slab_at(isa, (element, slab, columns), into, gram, magnitudes, team);
     }
 }
 
 /// Sums in f64, rounded once.
-fn reference(element: Element, x: &[f32], columns: usize, gram: &mut [f32]) {
+fn reference(
+    element: Element,
+    x: &[f32],
+    columns: usize,
+    gram: &mut [f32],
+    magnitudes: Option<Magnitudes<'_>>,
+) {
     let value = |t: usize, k: usize| {
         let value = x[t * columns + k];
         f64::from(match element {
@@ -72,6 +132,15 @@ fn reference(element: Element, x: &[f32], columns: usize, gram: &mut [f32]) {
             gram[i * columns + j] += sum as f32;
         }
     }
+    let Some((sums, greatest)) = magnitudes else {
+        return;
+    };
+    for row in x.chunks_exact(columns) {
+        for ((x, sum), most) in row.iter().zip(&mut *sums).zip(&mut *greatest) {
+            *sum += f64::from(x.abs());
+            *most = if x.abs() <= *most { *most } else { x.abs() };
+        }
+    }
 }
 
 /// A where threads write blocks of rows of their own.
@@ -80,19 +149,36 @@ struct Shared<T>(*mut T);
 // SAFETY: whoever uses the pointer writes a part that no other thread has.
 unsafe impl<T> Sync for Shared<T> {}
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn transpose_avx512(part: (Element, &[f32], usize, usize), lines: &mut [Line], rows: &mut [u32]) {
-    transpose(part, lines, rows);
+/// Sixteen columns of X, where they go, and what is to be known of their magnitudes.
+struct Part<'a> {
+    element: Element,
+    x: &'a [f32],
+    columns: usize,
+    /// The first of the sixteen, or of fewer if it is the last part.
+    first: usize,
+    lines: &'a mut [Line],
+    rows: &'a mut [u32],
+    magnitudes: Option<Magnitudes<'a>>,
 }
 
-/// Columns `first` … of X, up to 16: as the lines of a panel, and as rows of words.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn transpose_avx512(part: Part<'_>) {
+    transpose(part, |square| turned_avx512(square));
+}
+
+/// A part of X as the lines of a panel, and as rows of words; `turned` transposes a square.
 #[inline(always)]
-fn transpose(
-    (element, x, columns, first): (Element, &[f32], usize, usize),
-    lines: &mut [Line],
-    rows: &mut [u32],
-) {
+fn transpose(part: Part<'_>, turned: impl Fn(&[Line; LANES]) -> [Line; LANES]) {
+    let Part {
+        element,
+        x,
+        columns,
+        first,
+        lines,
+        rows,
+        magnitudes,
+    } = part;
     let (words, lanes) = (lines.len(), LANES.min(columns - first));
     // Sixteen of row `t`, those that are not there being zero.
     let sixteen = |t: usize| -> [f32; LANES] {
@@ -107,29 +193,107 @@ fn transpose(
             }
         }
     };
+    let (mut sums, mut greatest) = ([0f32; LANES], [0f32; LANES]);
+    let mut seen = |x: [f32; LANES]| {
+        sums = std::array::from_fn(|lane| sums[lane] + x[lane].abs());
+        greatest = std::array::from_fn(|lane| match x[lane].abs() <= greatest[lane] {
+            true => greatest[lane],
+            false => x[lane].abs(),
+        });
+        x
+    };
     for start in (0..words).step_by(LANES) {
         let end = words.min(start + LANES);
         for (at, line) in lines[start..end].iter_mut().enumerate() {
             let at = start + at;
             line.0 = match element {
-                Element::F32 => sixteen(at).map(f32::to_bits),
+                Element::F32 => seen(sixteen(at)).map(f32::to_bits),
                 Element::Bf16 => {
-                    let (low, high) = (sixteen(2 * at), sixteen(2 * at + 1));
+                    let (low, high) = (seen(sixteen(2 * at)), seen(sixteen(2 * at + 1)));
                     std::array::from_fn(|lane| bf16_pair(low[lane], high[lane]))
                 }
             };
         }
-        for (lane, row) in rows.chunks_exact_mut(words).enumerate() {
-            let from = &lines[start..end];
-            for (word, line) in row[start..end].iter_mut().zip(from) {
-                *word = line.0[lane];
+        let mut square = [Line::ZERO; LANES];
+        square[..end - start].copy_from_slice(&lines[start..end]);
+        let square = turned(&square);
+        for (row, line) in rows.chunks_exact_mut(words).zip(&square) {
+            let row = &mut row[start..end];
+            match row.first_chunk_mut() {
+                Some(whole) => *whole = line.0,
+                None => row.copy_from_slice(&line.0[..end - start]),
             }
+        }
+    }
+    if let Some((of_sums, of_greatest)) = magnitudes {
+        for lane in 0..lanes {
+            of_sums[lane] += f64::from(sums[lane]);
+            let most = &mut of_greatest[lane];
+            *most = if greatest[lane] <= *most {
+                *most
+            } else {
+                greatest[lane]
+            };
         }
     }
 }
 
+/// A square of words, rows for columns.
+fn turned(square: &[Line; LANES]) -> [Line; LANES] {
+    std::array::from_fn(|lane| Line(square.map(|line| line.0[lane])))
+}
+
+/// [`turned`] in four steps of exchanges: of words and pairs of words inside quarters of registers, then of quarters.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn turned_avx512(square: &[Line; LANES]) -> [Line; LANES] {
+    use std::arch::x86_64::*;
+    // SAFETY: a line is 64 aligned bytes.
+    let r: [__m512i; LANES] =
+        std::array::from_fn(|i| unsafe { _mm512_load_si512((&raw const square[i]).cast()) });
+    let pairs: [__m512i; LANES] = std::array::from_fn(|i| match i % 2 {
+        0 => _mm512_unpacklo_epi32(r[i], r[i + 1]),
+        _ => _mm512_unpackhi_epi32(r[i - 1], r[i]),
+    });
+    // Register 4·i + j: in each quarter, column j of rows 4·i … 4·i + 3.
+    let quads: [__m512i; LANES] = std::array::from_fn(|at| {
+        let (i, j) = (at / 4 * 4, at % 4);
+        let (a, b) = (pairs[i + j / 2], pairs[i + 2 + j / 2]);
+        match j % 2 {
+            0 => _mm512_unpacklo_epi64(a, b),
+            _ => _mm512_unpackhi_epi64(a, b),
+        }
+    });
+    let mut out = [Line::ZERO; LANES];
+    for j in 0..4 {
+        let even_low = _mm512_shuffle_i32x4::<0b10_00_10_00>(quads[j], quads[4 + j]);
+        let odd_low = _mm512_shuffle_i32x4::<0b11_01_11_01>(quads[j], quads[4 + j]);
+        let even_high = _mm512_shuffle_i32x4::<0b10_00_10_00>(quads[8 + j], quads[12 + j]);
+        let odd_high = _mm512_shuffle_i32x4::<0b11_01_11_01>(quads[8 + j], quads[12 + j]);
+        let of_quarters = [
+            _mm512_shuffle_i32x4::<0b10_00_10_00>(even_low, even_high),
+            _mm512_shuffle_i32x4::<0b10_00_10_00>(odd_low, odd_high),
+            _mm512_shuffle_i32x4::<0b11_01_11_01>(even_low, even_high),
+            _mm512_shuffle_i32x4::<0b11_01_11_01>(odd_low, odd_high),
+        ];
+        for (quarter, line) in of_quarters.into_iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { _mm512_store_si512((&raw mut out[4 * quarter + j]).cast(), line) };
+        }
+    }
+    out
+}
+
 /// At most [`SLAB`] rows.
-fn slab_at(isa: Isa, element: Element, x: &[f32], columns: usize, gram: &mut [f32], team: &Team) {
+fn slab_at(
+    isa: Isa,
+    (element, x, columns): (Element, &[f32], usize),
+    into: Into,
+    gram: &mut [f32],
+    magnitudes: Option<Magnitudes<'_>>,
+    team: &Team,
+) {
     let tokens = x.len() / columns;
     let words = match element {
         Element::F32 => tokens,
@@ -138,16 +302,32 @@ fn slab_at(isa: Isa, element: Element, x: &[f32], columns: usize, gram: &mut [f3
     let panels = columns.div_ceil(LANES);
     let mut lines = vec![Line::ZERO; panels * words];
     let mut rows = vec![0u32; columns * words];
+    let mut magnitudes: Vec<Option<Magnitudes<'_>>> = match magnitudes {
+        Some((sums, greatest)) => {
+            let parts = sums.chunks_mut(LANES).zip(greatest.chunks_mut(LANES));
+            parts.map(Some).collect()
+        }
+        None => (0..panels).map(|_| None).collect(),
+    };
     let parts = lines
         .chunks_mut(words.max(1))
-        .zip(rows.chunks_mut((LANES * words).max(1)));
-    team.each(parts, &|panel, (lines, rows)| {
-        let part = (element, x, columns, panel * LANES);
+        .zip(rows.chunks_mut((LANES * words).max(1)))
+        .zip(magnitudes.iter_mut().map(Option::take));
+    team.each(parts, &|panel, ((lines, rows), magnitudes)| {
+        let part = Part {
+            element,
+            x,
+            columns,
+            first: panel * LANES,
+            lines,
+            rows,
+            magnitudes,
+        };
         match isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `isa` was checked.
-            Isa::Avx512 | Isa::Amx => unsafe { transpose_avx512(part, lines, rows) },
-            _ => transpose(part, lines, rows),
+            Isa::Avx512 | Isa::Amx => unsafe { transpose_avx512(part) },
+            _ => transpose(part, turned),
         }
     });
     let out = Shared(gram.as_mut_ptr());
@@ -157,76 +337,30 @@ fn slab_at(isa: Isa, element: Element, x: &[f32], columns: usize, gram: &mut [f3
         // The longest rows first: what ends last is then short.
         let first = (blocks - 1 - index) * BLOCK;
         let end = columns.min(first + BLOCK);
-        let job = Job {
-            x: rows[first * words..].as_ptr(),
-            x_stride: words,
-            rows: end - first,
-            lines: lines.as_ptr(),
-            line_stride: words,
-            words,
-            // SAFETY: first < K.
-            out: unsafe { out.0.add(first * columns) },
-            out_stride: columns,
-            columns: end,
-            into: Into::Add,
-        };
-        // SAFETY: `isa` was checked and is not the reference; the job's rows, panels and columns lie inside; these rows of G are
-        // this task's.
-        unsafe { dense::run(isa, element, &job) };
-    });
-}
-
-/// Of each column of `x` (T, `columns`): adds Σ|x| to `sums` and raises `greatest` to max|x|. What is not a number makes both so.
-///
-/// # Panics
-/// If sizes do not fit.
-pub fn magnitudes(
-    isa: Isa,
-    x: &[f32],
-    columns: usize,
-    sums: &mut [f64],
-    greatest: &mut [f32],
-    team: &Team,
-) {
-    assert!(sums.len() == columns && greatest.len() == columns, "K");
-    assert!(x.len().is_multiple_of(columns), "rows of {columns}");
-    let parts = sums.chunks_mut(BLOCK).zip(greatest.chunks_mut(BLOCK));
-    let isa = isa.checked();
-    team.each(parts, &|index, (sums, greatest)| {
-        let part = (x, columns, index * BLOCK);
-        match isa {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: `checked` has seen the features on this machine.
-            Isa::Avx512 | Isa::Amx => unsafe { magnitudes_avx512(part, sums, greatest) },
-            _ => some_magnitudes(part, sums, greatest),
+        // All that is left of the diagonal block, then that block in steps.
+        let left = (first > 0).then_some((first..end, 0..first));
+        let steps = (first..end).step_by(STEP).map(|row| {
+            let end = end.min(row + STEP);
+            (row..end, first..end)
+        });
+        for (of_rows, of_columns) in left.into_iter().chain(steps) {
+            let job = Job {
+                x: rows[of_rows.start * words..].as_ptr(),
+                x_stride: words,
+                rows: of_rows.len(),
+                lines: lines[of_columns.start / LANES * words..].as_ptr(),
+                line_stride: words,
+                words,
+                // SAFETY: row and column are below K.
+                out: unsafe { out.0.add(of_rows.start * columns + of_columns.start) },
+                out_stride: columns,
+                columns: of_columns.len(),
+                into,
+                ahead: 0,
+            };
+            // SAFETY: `isa` was checked and is not the reference; the job's rows, panels and columns lie inside; these rows of G are
+            // this task's.
+            unsafe { dense::run(isa, element, &job) };
         }
     });
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512vl")]
-fn magnitudes_avx512(part: (&[f32], usize, usize), sums: &mut [f64], greatest: &mut [f32]) {
-    some_magnitudes(part, sums, greatest);
-}
-
-/// Of the columns from `first` on that `sums` has.
-#[inline(always)]
-fn some_magnitudes(
-    (x, columns, first): (&[f32], usize, usize),
-    sums: &mut [f64],
-    greatest: &mut [f32],
-) {
-    for rows in x.chunks(SLAB * columns) {
-        let mut short = [0f32; BLOCK];
-        for row in rows.chunks_exact(columns) {
-            let row = &row[first..][..sums.len()];
-            for ((x, sum), most) in row.iter().zip(&mut short).zip(greatest.iter_mut()) {
-                *sum += x.abs();
-                *most = if x.abs() <= *most { *most } else { x.abs() };
-            }
-        }
-        for (sum, short) in sums.iter_mut().zip(short) {
-            *sum += f64::from(short);
-        }
-    }
 }

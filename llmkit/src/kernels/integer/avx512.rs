@@ -10,19 +10,15 @@ use crate::kernels::panel::{LANES, Line};
 /// This machine has these features; the job's memory is valid and nobody else touches its output.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) unsafe fn run<const BITS: usize>(job: &Job) {
-    // Few rows leave registers for many panels, which then come from memory as parallel streams.
-    let most = match job.rows {
-        0..=1 => 8,
-        2 => 4,
-        3..=4 => 2,
-        _ => 1,
-    };
+    // One row is bound by memory, which likes one stream better than several. More are bound by arithmetic, and with two panels what is
+    // loaded and spread of x serves two products.
+    let most = if job.rows == 1 { 1 } else { 2 };
     let mut column = 0;
     while column < job.columns {
         let panels = tile_panels(job.columns - column, most);
         let mut row = 0;
         while row < job.rows {
-            let rows = tile_rows(job.rows - row, 12);
+            let rows = tile_rows(job.rows - row, 12 / panels);
             macro_rules! tiles {
                 ($piece:ident: $($m:literal x $($p:literal)*),*) => {
                     match (rows, panels) {
@@ -33,8 +29,15 @@ pub(super) unsafe fn run<const BITS: usize>(job: &Job) {
             }
             // SAFETY: row < rows and column < columns; the piece has these rows and columns that reach into its last panel.
             unsafe {
-                let piece = job.at::<BITS>(row, column);
-                tiles!(piece: 1 x 1 2 3 4 5 6 7 8, 2 x 1 2 3 4, 3 x 1 2, 4 x 1 2, 5 x 1, 6 x 1, 7 x 1, 8 x 1, 9 x 1, 10 x 1, 11 x 1, 12 x 1);
+                let mut piece = job.at::<BITS>(row, column);
+                // The first rows that pass by a tile's panels fetch those of the next tile: processors do not begin a stream by themselves
+                // before it has been missed a few times, and a panel is short.
+                let is_last = column + panels * LANES >= job.columns;
+                piece.ahead = match row == 0 && !is_last {
+                    true => panels * job.chunks * BITS,
+                    false => 0,
+                };
+                tiles!(piece: 1 x 1 2, 2 x 1 2, 3 x 1 2, 4 x 1 2, 5 x 1 2, 6 x 1 2, 7 x 1, 8 x 1, 9 x 1, 10 x 1, 11 x 1, 12 x 1);
             }
             row += rows;
         }
@@ -85,6 +88,8 @@ unsafe fn plane512<const J: usize>(chunk: *const Line, first: usize, width: usiz
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn tile512<const BITS: usize, const M: usize, const P: usize>(job: &Job) {
     let mut totals = [[_mm512_setzero_ps(); P]; M];
+    // Sums of few products at a time would wait for each other: those of odd words are apart. They are whole numbers, so the bits are the same.
+    let is_split = M * P <= 4;
     // SAFETY: M rows and P panels lie inside the job; the last panel's columns are masked.
     unsafe {
         let has_mins = !job.mins.is_null();
@@ -96,6 +101,7 @@ unsafe fn tile512<const BITS: usize, const M: usize, const P: usize>(job: &Job) 
         let mut chunk = 0usize;
         for g in 0..job.groups {
             let mut sums = [[_mm512_setzero_si512(); P]; M];
+            let mut odd = sums;
             for (m, sums) in sums.iter_mut().enumerate() {
                 let at = m.wrapping_mul(job.groups).wrapping_add(g);
                 let correction = *job.corrections.wrapping_add(at);
@@ -104,6 +110,14 @@ unsafe fn tile512<const BITS: usize, const M: usize, const P: usize>(job: &Job) 
             let end = job.chunks.min((g + 1) * job.group_chunks);
             while chunk < end {
                 let (word, line) = (chunk.wrapping_mul(WORDS), chunk.wrapping_mul(BITS));
+                if job.ahead > 0 {
+                    for lines in lines {
+                        let next = lines.wrapping_add(line).wrapping_add(job.ahead);
+                        for bit in 0..BITS {
+                            _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(bit).cast());
+                        }
+                    }
+                }
                 macro_rules! words {
                     ($($j:literal)*) => {$(
                         let mut codes = [_mm512_setzero_si512(); P];
@@ -113,7 +127,8 @@ unsafe fn tile512<const BITS: usize, const M: usize, const P: usize>(job: &Job) 
                         for m in 0..M {
                             let x = _mm512_set1_epi32(*x[m].wrapping_add(word.wrapping_add($j)) as i32);
                             for p in 0..P {
-                                sums[m][p] = _mm512_dpbusd_epi32(sums[m][p], codes[p], x);
+                                let sum = if is_split && $j % 2 == 1 { &mut odd[m][p] } else { &mut sums[m][p] };
+                                *sum = _mm512_dpbusd_epi32(*sum, codes[p], x);
                             }
                         }
                     )*};
@@ -131,7 +146,11 @@ unsafe fn tile512<const BITS: usize, const M: usize, const P: usize>(job: &Job) 
                 for m in 0..M {
                     let at = (m.wrapping_mul(job.groups)).wrapping_add(g);
                     let x_scale = *job.x_scales.wrapping_add(at);
-                    let sum = _mm512_cvtepi32_ps(sums[m][p]);
+                    let sum = match is_split {
+                        true => _mm512_add_epi32(sums[m][p], odd[m][p]),
+                        false => sums[m][p],
+                    };
+                    let sum = _mm512_cvtepi32_ps(sum);
                     let factor = _mm512_mul_ps(scale, _mm512_set1_ps(x_scale));
                     totals[m][p] = _mm512_fmadd_ps(sum, factor, totals[m][p]);
                     if has_mins {

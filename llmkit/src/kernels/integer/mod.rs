@@ -129,6 +129,8 @@ struct Job {
     out_stride: usize,
     columns: usize,
     into: Into,
+    /// Lines from one of the matrix to the one that is wanted in its place next; zero if none is.
+    ahead: usize,
 }
 
 impl Job {
@@ -165,6 +167,7 @@ impl Job {
             out_stride: matrix.rows,
             columns: (panels.end * LANES).min(matrix.rows) - first,
             into,
+            ahead: 0,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Numbers, UNIT, fast};
 use crate::kernels::dense::Element;
-use crate::kernels::gram::{SLAB, gram_at, magnitudes};
+use crate::kernels::gram::{Moments, SLAB, gram_at, moments_at};
 use crate::kernels::isa::Isa;
 use crate::kernels::team::Team;
 
@@ -115,29 +115,99 @@ fn threads_do_not_change_a_bit() {
     }
 }
 
-#[test]
-fn magnitudes_are_sums_and_greatest_of_each_column() {
-    for (tokens, columns) in [(0, 3), (1, 1), (7, 200), (2 * SLAB + 1, 33)] {
+/// Whether `kernel` has the Gram matrix of `gram_at`, bit for bit, and of each column the sum and the greatest of its magnitudes.
+fn moments_are_right(isa: Isa, kernel: &dyn Fn(&[f32], usize, Moments<'_>)) -> Result<(), String> {
+    let team = Team::new(1);
+    for (tokens, columns) in [(0, 3), (1, 1), (7, 200), (2 * SLAB + 1, 33), (39, 16)] {
         let x = Numbers(77).take(tokens * columns);
-        for isa in Isa::here() {
-            let (mut sums, mut greatest) = (vec![0.5; columns], vec![0.25; columns]);
-            magnitudes(isa, &x, columns, &mut sums, &mut greatest, &Team::new(2));
-            for k in 0..columns {
-                let column: Vec<f64> = (0..tokens)
-                    .map(|t| f64::from(x[t * columns + k].abs()))
-                    .collect();
-                let sum = column.iter().sum::<f64>() + 0.5;
-                assert!(
-                    (sums[k] - sum).abs() <= tokens as f64 * UNIT * sum,
-                    "{isa} {k}"
-                );
-                let most = column.iter().fold(0.25f64, |a, &b| a.max(b));
-                assert_eq!(f64::from(greatest[k]), most, "{isa} {k}");
+        let (mut sums, mut greatest) = (vec![0.5; columns], vec![0.25; columns]);
+        // What was there is replaced.
+        let mut gram = vec![7.0; columns * columns];
+        let moments = Moments {
+            gram: &mut gram,
+            sums: &mut sums,
+            greatest: &mut greatest,
+        };
+        kernel(&x, columns, moments);
+        let mut expected = vec![0.0; columns * columns];
+        gram_at(isa, Element::Bf16, &x, columns, &mut expected, &team);
+        for k in 0..columns {
+            let row = k * columns..k * columns + k + 1;
+            if gram[row.clone()] != expected[row] {
+                return Err(format!("row {k} of {tokens} by {columns}"));
+            }
+            let column = (0..tokens).map(|t| f64::from(x[t * columns + k].abs()));
+            let sum = column.clone().sum::<f64>() + 0.5;
+            if (sums[k] - sum).abs() > tokens as f64 * UNIT * sum {
+                return Err(format!("sum {k} of {tokens} by {columns}"));
+            }
+            if f64::from(greatest[k]) != column.fold(0.25, f64::max) {
+                return Err(format!("greatest {k} of {tokens} by {columns}"));
             }
         }
     }
-    let (mut sums, mut greatest) = (vec![0.0; 2], vec![0.0; 2]);
+    Ok(())
+}
+
+#[test]
+fn moments_are_gram_matrix_sums_and_greatest() {
+    for isa in Isa::here() {
+        for threads in [1, 2] {
+            let team = Team::new(threads);
+            moments_are_right(isa, &|x, columns, moments| {
+                moments_at(isa, Element::Bf16, x, columns, moments, &team);
+            })
+            .unwrap_or_else(|wrong| panic!("{isa}: {wrong}"));
+        }
+    }
+    let (mut gram, mut sums, mut greatest) = (vec![0.0; 4], vec![0.0; 2], vec![0.0; 2]);
+    let moments = Moments {
+        gram: &mut gram,
+        sums: &mut sums,
+        greatest: &mut greatest,
+    };
     let x = [1.0, f32::NAN, 2.0, 3.0];
-    magnitudes(Isa::best(), &x, 2, &mut sums, &mut greatest, &Team::new(1));
+    moments_at(Isa::best(), Element::F32, &x, 2, moments, &Team::new(1));
     assert!(sums[0] == 3.0 && greatest[0] == 2.0 && sums[1].is_nan());
+}
+
+#[test]
+fn planted_bugs_in_moments_are_caught() {
+    let team = Team::new(1);
+    for isa in Isa::here() {
+        let honest = |x: &[f32], columns, moments: Moments<'_>| {
+            moments_at(isa, Element::Bf16, x, columns, moments, &team);
+        };
+        // Magnitudes of what is already rounded to bf16.
+        let rounded: &dyn Fn(&[f32], usize, Moments<'_>) = &|x, columns, moments| {
+            let x: Vec<f32> = x
+                .iter()
+                .map(|&it| half::bf16::from_f32(it).to_f32())
+                .collect();
+            honest(&x, columns, moments);
+        };
+        // The last row of an odd number is not looked at.
+        let odd: &dyn Fn(&[f32], usize, Moments<'_>) = &|x, columns, moments| {
+            honest(&x[..x.len() / columns / 2 * 2 * columns], columns, moments);
+        };
+        // Added to the Gram matrix of before.
+        let added: &dyn Fn(&[f32], usize, Moments<'_>) = &|x, columns, moments| {
+            let before = moments.gram.to_vec();
+            let gram = &mut *moments.gram;
+            honest(
+                x,
+                columns,
+                Moments {
+                    gram: &mut *gram,
+                    ..moments
+                },
+            );
+            gram.iter_mut()
+                .zip(before)
+                .for_each(|(it, before)| *it += before);
+        };
+        for (name, bug) in [("rounded", rounded), ("odd", odd), ("added", added)] {
+            assert!(moments_are_right(isa, bug).is_err(), "{isa} {name}");
+        }
+    }
 }

@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
+
 use super::{Inputs, Samples};
 use crate::Result;
 use crate::kernels::dense::Element;
-use crate::kernels::gram::{gram_at, magnitudes};
+use crate::kernels::gram::{Moments, moments_at};
 use crate::model::{Engine, Hook};
 
 /// Rows of a triangle that a thread adds at a time.
@@ -69,7 +71,7 @@ impl Collector {
 
     /// What was found, by activation.
     pub(in crate::quant) fn finish(self) -> Result<BTreeMap<String, Inputs>> {
-        let finish = |(name, of): (String, Sums)| {
+        let finish = |(name, of): (String, Sums)| -> Result<(String, Inputs)> {
             let gram = of.gram.iter().map(|&it| it as f32).collect();
             let mean = of.sums.iter().map(|it| (it / of.tokens as f64) as f32);
             let inputs = Inputs::new(&name, of.tokens, gram, mean.collect(), of.greatest)?;
@@ -79,7 +81,8 @@ impl Collector {
             };
             Ok((name, inputs))
         };
-        self.found.into_iter().map(finish).collect()
+        let found: Vec<_> = self.found.into_iter().collect();
+        found.into_par_iter().map(finish).collect()
     }
 }
 
@@ -106,9 +109,13 @@ impl Hook for Collector {
             sums.drift.resize(columns * columns, 0.0);
             super::drift::add(&original, values, columns, &mut sums.drift);
         }
-        self.scratch.clear();
         self.scratch.resize(columns * columns, 0.0);
-        gram_at(isa, self.element, values, columns, &mut self.scratch, team);
+        let moments = Moments {
+            gram: &mut self.scratch,
+            sums: &mut sums.sums,
+            greatest: &mut sums.greatest,
+        };
+        moments_at(isa, self.element, values, columns, moments, team);
         let scratch = &self.scratch;
         team.each(rows(&mut sums.gram, columns), &|_, (first, part)| {
             let mut at = 0;
@@ -123,14 +130,6 @@ impl Hook for Collector {
                 at += row + 1;
             }
         });
-        magnitudes(
-            isa,
-            values,
-            columns,
-            &mut sums.sums,
-            &mut sums.greatest,
-            team,
-        );
         sums.tokens += values.len() / sums.columns;
         Ok(())
     }

@@ -41,11 +41,11 @@ pub(super) type InputsOf<'a> = dyn Fn(&str) -> Result<Inputs> + 'a;
 
 impl Job {
     /// Some matrices, each on a thread of its own; their inputs are those of the calibration, or of `walk`.
-    pub(in crate::quant::pipeline) fn layer(
+    pub(in crate::quant::pipeline) fn matrices(
         &self,
         names: &[String],
         walk: Option<&InputsOf<'_>>,
-    ) -> Result<Vec<Done>> {
+    ) -> Result<Vec<Result<Done>>> {
         let mut work = Vec::new();
         for name in names {
             let inputs = match (walk, &self.calibration) {
@@ -74,7 +74,7 @@ impl Job {
             let found = slot.into_inner().ok().flatten();
             found.unwrap_or_else(|| Err(Error::Interrupted(format!("quantize {name}"))))
         });
-        found.collect()
+        Ok(found.collect())
     }
 
     /// One matrix.

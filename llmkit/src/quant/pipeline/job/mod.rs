@@ -23,6 +23,9 @@ use crate::progress::Progress;
 use crate::quant::calibration::{Calibration, linear_names};
 use crate::{Error, Result, interrupt};
 
+/// Matrices for each thread before all wait for the last.
+const TASKS: usize = 7;
+
 /// A model on its way through a recipe, transform by transform, then layer by layer.
 pub struct Job {
     /// As transformed so far.
@@ -110,14 +113,35 @@ impl Job {
         let mut progress = Progress::new(self.recipe.to_string(), total as u64, "layers");
         while self.layers < total {
             progress.set(self.layers as u64)?;
-            let done = match self.recipe.sequence {
-                Sequence::Once => self.layer(&linear_names(self.layers).concat(), None)?,
-                Sequence::Layers | Sequence::Matrices => self.sequential_layer()?,
-            };
-            self.done.extend(done);
-            self.layers += 1;
+            match self.recipe.sequence {
+                Sequence::Once => self.next_layers()?,
+                Sequence::Layers | Sequence::Matrices => {
+                    let done = self.sequential_layer()?;
+                    self.done.extend(done);
+                    self.layers += 1;
+                }
+            }
         }
         progress.set(total as u64)
+    }
+
+    /// As many layers as give each thread some matrices: those of one layer differ too much in size to be shared out well. Of an
+    /// interrupted lot the layers that are done stay.
+    fn next_layers(&mut self) -> Result<()> {
+        let tasks = TASKS * self.model.network().engine.team.threads();
+        let of_layer = linear_names(self.layers).concat().len();
+        let end = (self.layers + tasks.div_ceil(of_layer)).min(self.model.config.layers);
+        let names: Vec<String> = (self.layers..end)
+            .flat_map(linear_names)
+            .flatten()
+            .collect();
+        let mut found = self.matrices(&names, None)?.into_iter();
+        while self.layers < end {
+            let layer: Vec<Done> = found.by_ref().take(of_layer).collect::<Result<_>>()?;
+            self.done.extend(layer);
+            self.layers += 1;
+        }
+        Ok(())
     }
 
     /// All transforms, then statistics of what they made.

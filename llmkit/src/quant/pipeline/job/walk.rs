@@ -93,7 +93,8 @@ impl Job {
                     tried: wanted.clone(),
                 })
             };
-            for part in self.layer(&names, Some(&inputs))? {
+            for part in self.matrices(&names, Some(&inputs))? {
+                let part = part?;
                 let dense = {
                     let values = part.values()?;
                     Dense::new(walk.element, values.data(), values.cols())

@@ -59,7 +59,10 @@ fn an_interrupted_job_goes_on_where_it_was() -> Result<()> {
         let mut job = Job::new(&model, &recipe, Some(&calibration))?;
         // The first layer only, as if stop had been pressed then.
         let done = match recipe.sequence {
-            Sequence::Once => job.layer(&linear_names(0).concat(), None)?,
+            Sequence::Once => {
+                let found = job.matrices(&linear_names(0).concat(), None)?;
+                found.into_iter().collect::<Result<_>>()?
+            }
             _ => job.sequential_layer()?,
         };
         job.done.extend(done);
