@@ -88,13 +88,13 @@ impl Operator {
 /// # Errors
 /// [`Error::Argument`] for `Native`, which depends on the file.
 pub fn weight_cost(weights: WeightType) -> Result<(f64, Arithmetic)> {
-    // Groups of 32 share a scale of two bytes.
-    const SCALE: f64 = 2.0 / 32.0;
+    // A group shares a scale of two bytes.
+    let scale = weights.group().map_or(0.0, |it| 2.0 / it as f64);
     match weights {
         WeightType::F32 => Ok((4.0, Arithmetic::F32)),
         WeightType::Bf16 => Ok((2.0, Arithmetic::Bf16)),
-        WeightType::Int8 => Ok((1.0 + SCALE, Arithmetic::Int8)),
-        WeightType::Int4 => Ok((0.5 + SCALE, Arithmetic::Int8)),
+        WeightType::Int8 => Ok((1.0 + scale, Arithmetic::Int8)),
+        WeightType::Int4 => Ok((0.5 + scale, Arithmetic::Int8)),
         other => Err(Error::argument("weights", "f32, bf16, int8 or int4", other)),
     }
 }
@@ -228,16 +228,16 @@ mod tests {
 
     #[test]
     fn bytes_are_those_of_layers_and_stores() {
-        let noise: Vec<f32> = (0..64 * 96).map(|i| (i as f32 * 0.7).sin()).collect();
+        let noise: Vec<f32> = (0..64 * 128).map(|i| (i as f32 * 0.7).sin()).collect();
         for kind in [
             WeightType::F32,
             WeightType::Bf16,
             WeightType::Int8,
             WeightType::Int4,
         ] {
-            let layer = kind.layer("w", &noise, 96).unwrap();
+            let layer = kind.layer("w", &noise, 128).unwrap();
             let (bytes, _) = weight_cost(kind).unwrap();
-            assert_eq!(layer.bytes() as f64, 64.0 * 96.0 * bytes, "{kind}");
+            assert_eq!(layer.bytes() as f64, 64.0 * 128.0 * bytes, "{kind}");
         }
         assert!(weight_cost(WeightType::Native).is_err());
         // 128 tokens: whole blocks.
