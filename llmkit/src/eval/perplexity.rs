@@ -270,14 +270,14 @@ pub(super) fn each_part(
     targets: &[u32],
     mut see: impl FnMut(&[Vec<f32>], std::ops::Range<usize>) -> Result<()>,
 ) -> Result<()> {
+    let mut logits: Vec<Vec<f32>> = models.iter().map(|_| Vec::new()).collect();
     for start in (0..targets.len()).step_by(SLAB) {
         let rows = start..targets.len().min(start + SLAB);
-        let logits = |(model, states): (&&Model, &&[f32])| {
+        for ((model, states), logits) in models.iter().zip(states).zip(&mut logits) {
             let width = model.config.width;
             let states = &states[rows.start * width..rows.end * width];
-            model.network().logits(states)
-        };
-        let logits: Vec<Vec<f32>> = models.iter().zip(states).map(logits).collect();
+            model.network().logits_into(states, logits);
+        }
         see(&logits, rows)?;
     }
     Ok(())

@@ -321,11 +321,19 @@ impl Llama {
 
     /// Logits (T, V) of [`hidden`](Self::hidden) states (T, K).
     pub fn logits(&self, hidden: &[f32]) -> Vec<f32> {
-        let input = Input::new(hidden, self.config.width, &self.engine);
-        let mut out = vec![0.0; hidden.len() / self.config.width * self.config.vocabulary];
-        self.head
-            .forward(&input, Into::Replace, &mut out, &self.engine);
+        let mut out = Vec::new();
+        self.logits_into(hidden, &mut out);
         out
+    }
+
+    /// [`logits`](Self::logits) in place of what was in `out`.
+    pub fn logits_into(&self, hidden: &[f32], out: &mut Vec<f32>) {
+        let input = Input::new(hidden, self.config.width, &self.engine);
+        out.resize(
+            hidden.len() / self.config.width * self.config.vocabulary,
+            0.0,
+        );
+        self.head.forward(&input, Into::Replace, out, &self.engine);
     }
 
     /// Whether all pieces can be run.
