@@ -17,8 +17,7 @@ pub enum WeightType {
     F32,
     /// bf16, products of bf16 inputs summed in f32; keys and values in bf16 too.
     Bf16,
-    /// 8-bit symmetric integers in groups of 64, rounded to nearest; inputs in 8 bits too, in the same groups. At 8 bits a group of 64 rounds
-    /// hardly worse than one of 32, and its sum is scaled half as often.
+    /// 8-bit symmetric integers in groups of 32, rounded to nearest; inputs in 8 bits too.
     Int8,
     /// 4-bit symmetric integers in groups of 32, rounded to nearest; inputs in 8 bits.
     Int4,
@@ -49,8 +48,7 @@ impl WeightType {
     /// Weights, and inputs, that share a scale, where they are codes.
     pub fn group(self) -> Option<usize> {
         match self {
-            WeightType::Int8 => Some(64),
-            WeightType::Int4 => Some(32),
+            WeightType::Int8 | WeightType::Int4 => Some(32),
             WeightType::F32 | WeightType::Bf16 | WeightType::Native => None,
         }
     }
