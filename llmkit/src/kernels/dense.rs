@@ -67,17 +67,17 @@ pub fn multiply_at(
     multiply_all(isa, &mut [product], team);
 }
 
-/// Panels `panels` of all `tokens` rows of `x` · Wᵀ, into `out` (T, N).
+/// Panels `panels` of rows `tokens` of `x` · Wᵀ, into `out` (T, N).
 ///
 /// # Safety
 /// * This machine has `isa`, which is not the reference.
-/// * `x` and `out` are `tokens` rows of the matrix's sizes; nobody else touches these columns of `out` meanwhile.
+/// * `x` and `out` are T rows of the matrix's sizes, `tokens` among them; nobody else touches these rows and columns of `out` meanwhile.
 pub(super) unsafe fn some_panels(
     isa: Isa,
     (element, x, matrix): (Element, &[u32], &Panels),
     into: Into,
     out: *mut f32,
-    tokens: usize,
+    tokens: Range<usize>,
     panels: Range<usize>,
 ) {
     let (words, outputs) = (matrix.words(), matrix.rows());
@@ -88,11 +88,11 @@ pub(super) unsafe fn some_panels(
     };
     let block = (bytes / (4 * words.max(1))).next_multiple_of(tile);
     let first = panels.start * LANES;
-    for start in (0..tokens).step_by(block) {
+    for start in tokens.clone().step_by(block) {
         let job = Job {
             x: x[start * words..].as_ptr(),
             x_stride: words,
-            rows: block.min(tokens - start),
+            rows: block.min(tokens.end - start),
             lines: matrix.lines()[panels.start * words..].as_ptr(),
             line_stride: words,
             words,

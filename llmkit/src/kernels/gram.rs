@@ -11,6 +11,8 @@
 
 #![allow(unsafe_code)]
 
+use std::cell::RefCell;
+
 use super::dense::{self, Element, Into, Job};
 use super::isa::Isa;
 use super::panel::{LANES, Line, bf16_bits, bf16_pair, bf16_value};
@@ -300,8 +302,13 @@ fn slab_at(
         Element::Bf16 => tokens.div_ceil(2),
     };
     let panels = columns.div_ceil(LANES);
-    let mut lines = vec![Line::ZERO; panels * words];
-    let mut rows = vec![0u32; columns * words];
+    // Used again from call to call: all of it is written.
+    thread_local! {
+        static MEMORY: RefCell<(Vec<Line>, Vec<u32>)> = RefCell::default();
+    }
+    let (mut lines, mut rows) = MEMORY.take();
+    lines.resize(panels * words, Line::ZERO);
+    rows.resize(columns * words, 0);
     let mut magnitudes: Vec<Option<Magnitudes<'_>>> = match magnitudes {
         Some((sums, greatest)) => {
             let parts = sums.chunks_mut(LANES).zip(greatest.chunks_mut(LANES));
@@ -363,4 +370,5 @@ fn slab_at(
             unsafe { dense::run(isa, element, &job) };
         }
     });
+    MEMORY.set((lines, rows));
 }

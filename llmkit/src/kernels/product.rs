@@ -18,6 +18,11 @@ use super::team::Team;
 const MANY_ROWS: usize = 32;
 /// Panels in such a piece: a multiple of all tiles' widths.
 const PIECE: usize = 8;
+/// Rows in such a piece, at most, but for what makes whole tiles: with all rows in one, a matrix of few panels would be few pieces, and
+/// a thread would wait for another's last.
+const PIECE_ROWS: usize = 256;
+/// A multiple of the rows of all tiles.
+const TILE_ROWS: usize = 96;
 /// Pieces for each thread where there are few rows: memory likes long pieces, a thread that is held up short ones.
 const SHARES: usize = 4;
 
@@ -113,14 +118,22 @@ pub fn multiply_all(isa: Isa, products: &mut [Product<'_>], team: &Team) {
         true => panels.div_ceil(team.threads() * SHARES).max(1),
         false => PIECE,
     };
-    // Panels of all products are numbered through: a piece may end in another product than it begins in.
-    team.tasks(panels.div_ceil(piece), &|index| {
+    let height = match rows < MANY_ROWS {
+        true => rows.max(1),
+        false => (rows.div_ceil(rows.div_ceil(PIECE_ROWS))).next_multiple_of(TILE_ROWS),
+    };
+    let heights = rows.div_ceil(height);
+    // Panels of all products are numbered through: a piece may end in another product than it begins in. Pieces of the same panels come
+    // one after the other, so that these come from memory once.
+    team.tasks(panels.div_ceil(piece) * heights, &|index| {
+        let (index, part) = (index / heights, index % heights);
+        let tokens = part * height..(part + 1) * height;
         let mut first = 0;
         let wanted = index * piece..(index + 1) * piece;
         for job in &jobs {
             let own = wanted.start.max(first)..wanted.end.min(first + job.panels);
             if !own.is_empty() {
-                job.run(isa, own.start - first..own.end - first);
+                job.run(isa, tokens.clone(), own.start - first..own.end - first);
             }
             first += job.panels;
         }
@@ -156,21 +169,23 @@ impl Job<'_> {
         }
     }
 
-    /// The columns of `panels`, which no other thread has.
-    fn run(&self, isa: Isa, panels: Range<usize>) {
-        if panels.is_empty() || self.tokens == 0 {
+    /// The columns of `panels` of those of `tokens` that are there, which no other thread has.
+    fn run(&self, isa: Isa, tokens: Range<usize>, panels: Range<usize>) {
+        let tokens = tokens.start..tokens.end.min(self.tokens);
+        if panels.is_empty() || tokens.is_empty() {
             return;
         }
-        // SAFETY: `multiply_all` has checked the sizes and the instruction set, which is not the reference, and hands out each panel once.
+        // SAFETY: `multiply_all` has checked the sizes and the instruction set, which is not the reference, and hands out each row of each
+        // panel once.
         unsafe {
             match self.matrix {
                 Matrix::Dense { element, x, matrix } => {
                     let input = (element, x, matrix);
-                    dense::some_panels(isa, input, self.into, self.out, self.tokens, panels);
+                    dense::some_panels(isa, input, self.into, self.out, tokens, panels);
                 }
                 Matrix::Integer { x, matrix } => {
                     let input = (x, self.corrections.as_slice(), matrix);
-                    integer::some_panels(isa, input, self.into, self.out, panels);
+                    integer::some_panels(isa, input, self.into, self.out, tokens, panels);
                 }
             }
         }

@@ -8,6 +8,11 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+#[cfg(target_arch = "x86_64")]
+use std::mem::MaybeUninit;
+
 use super::isa::Isa;
 
 /// A matrix in row-major memory, its rows `stride` apart.
@@ -22,6 +27,12 @@ pub struct Rows<'a> {
 /// Columns of C in a tile: two registers of eight.
 #[cfg(target_arch = "x86_64")]
 const STRIP: usize = 16;
+/// Rows of C in a tile of AVX-512: sixteen registers of sums.
+#[cfg(target_arch = "x86_64")]
+const ROWS: usize = 8;
+/// Rows of B that are multiplied with before sums go back to C.
+#[cfg(target_arch = "x86_64")]
+const DEPTH: usize = 64;
 
 /// C += A · B on the best instruction set: C is M × N = `rows` × `columns` in `c`, its rows `c_stride` apart, and P = `inner`.
 ///
@@ -52,10 +63,14 @@ pub fn update_at(
     if rows == 0 || inner == 0 || columns == 0 {
         return;
     }
+    let reach = |rows: usize, stride: usize, columns: usize| (rows - 1) * stride + columns;
+    assert!(reach(rows, a.stride, inner) <= a.values.len(), "A");
+    assert!(reach(inner, b.stride, columns) <= b.values.len(), "B");
+    assert!(reach(rows, c_stride, columns) <= c.len(), "C");
     let sizes = (rows, inner, columns);
     match isa.checked() {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `checked` has seen the features on this machine.
+        // SAFETY: `checked` has seen the features on this machine; the matrices lie inside their slices.
         Isa::Avx512 | Isa::Amx => unsafe { avx512(a, b, sizes, c, c_stride) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
@@ -64,11 +79,139 @@ pub fn update_at(
     }
 }
 
+/// Strips of columns, eight rows of C at a time. B's columns are copied where they are passed more than once: rows of a matrix are often
+/// a power of two apart, and then a first-level cache holds few of them at a time.
+///
+/// # Safety
+/// The matrices lie inside their slices.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512vl,fma")]
-fn avx512(a: Rows<'_>, b: Rows<'_>, sizes: (usize, usize, usize), c: &mut [f64], c_stride: usize) {
-    // Sixteen registers of sums.
-    tiles::<8>(a, b, sizes, c, c_stride);
+#[target_feature(enable = "avx512f")]
+unsafe fn avx512(
+    a: Rows<'_>,
+    b: Rows<'_>,
+    (rows, inner, columns): (usize, usize, usize),
+    c: &mut [f64],
+    c_stride: usize,
+) {
+    let mut copy = [const { MaybeUninit::<[f64; STRIP]>::uninit() }; DEPTH];
+    for from in (0..inner).step_by(DEPTH) {
+        let depth = DEPTH.min(inner - from);
+        for column in (0..columns).step_by(STRIP) {
+            let width = STRIP.min(columns - column);
+            // SAFETY: rows and columns that are there; what is beyond `width` is masked.
+            unsafe {
+                let of_b = b.values[from * b.stride + column..].as_ptr();
+                let (of_b, b_stride) = if rows > ROWS && depth >= DEPTH / 8 {
+                    let mut row = of_b;
+                    for copy in copy.iter_mut().take(depth) {
+                        let sixteen = load(row, width);
+                        // What the next strip will copy.
+                        _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(2 * STRIP).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(2 * STRIP + 8).cast());
+                        row = row.wrapping_add(b.stride);
+                        _mm512_storeu_pd(copy.as_mut_ptr().cast(), sixteen[0]);
+                        _mm512_storeu_pd(copy.as_mut_ptr().cast::<f64>().add(8), sixteen[1]);
+                    }
+                    (copy.as_ptr().cast(), STRIP)
+                } else {
+                    (of_b, b.stride)
+                };
+                for first in (0..rows).step_by(ROWS) {
+                    let tile = Tile {
+                        a: a.values[first * a.stride + from..].as_ptr(),
+                        a_stride: a.stride,
+                        b: of_b,
+                        b_stride,
+                        c: c[first * c_stride + column..].as_mut_ptr(),
+                        c_stride,
+                        depth,
+                        width,
+                    };
+                    match rows - first {
+                        1 => tile512::<1>(&tile),
+                        2 => tile512::<2>(&tile),
+                        3 => tile512::<3>(&tile),
+                        4 => tile512::<4>(&tile),
+                        5 => tile512::<5>(&tile),
+                        6 => tile512::<6>(&tile),
+                        7 => tile512::<7>(&tile),
+                        _ => tile512::<ROWS>(&tile),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Some rows of a strip of C, and what is added to it.
+#[cfg(target_arch = "x86_64")]
+struct Tile {
+    a: *const f64,
+    a_stride: usize,
+    b: *const f64,
+    b_stride: usize,
+    c: *mut f64,
+    c_stride: usize,
+    depth: usize,
+    /// At most [`STRIP`].
+    width: usize,
+}
+
+/// # Safety
+/// A, B and C have `M` rows, `depth` rows and `width` columns.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn tile512<const M: usize>(tile: &Tile) {
+    // SAFETY: the caller's.
+    unsafe {
+        let a: [*const f64; M] = std::array::from_fn(|m| tile.a.wrapping_add(m * tile.a_stride));
+        let mut sums = [[_mm512_setzero_pd(); 2]; M];
+        for (m, sums) in sums.iter_mut().enumerate() {
+            *sums = load(tile.c.add(m * tile.c_stride), tile.width);
+        }
+        let mut b_row = tile.b;
+        for at in 0..tile.depth {
+            let b = load(b_row, tile.width);
+            b_row = b_row.wrapping_add(tile.b_stride);
+            for m in 0..M {
+                let a = _mm512_set1_pd(*a[m].wrapping_add(at));
+                sums[m][0] = _mm512_fmadd_pd(a, b[0], sums[m][0]);
+                sums[m][1] = _mm512_fmadd_pd(a, b[1], sums[m][1]);
+            }
+        }
+        let masks = masks(tile.width);
+        for (m, sums) in sums.iter().enumerate() {
+            let c = tile.c.add(m * tile.c_stride);
+            _mm512_mask_storeu_pd(c, masks[0], sums[0]);
+            _mm512_mask_storeu_pd(c.wrapping_add(8), masks[1], sums[1]);
+        }
+    }
+}
+
+/// The first `width` of sixteen numbers, the rest zero.
+///
+/// # Safety
+/// They are there.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load(at: *const f64, width: usize) -> [__m512d; 2] {
+    let masks = masks(width);
+    // SAFETY: what is masked is not read.
+    unsafe {
+        [
+            _mm512_maskz_loadu_pd(masks[0], at),
+            _mm512_maskz_loadu_pd(masks[1], at.wrapping_add(8)),
+        ]
+    }
+}
+
+/// Of the first `width` of sixteen.
+#[cfg(target_arch = "x86_64")]
+fn masks(width: usize) -> [u8; 2] {
+    let mask = u16::MAX >> (STRIP - width.min(STRIP));
+    mask.to_le_bytes()
 }
 
 #[cfg(target_arch = "x86_64")]

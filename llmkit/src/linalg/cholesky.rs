@@ -10,12 +10,25 @@
 //!
 //! Cost: N³/3 flops, and a copy of 64 columns. The bits do not depend on the number of threads.
 
+use std::ops::Range;
+
 use crate::kernels::isa::Isa;
 use crate::kernels::team::Team;
 use crate::kernels::update::{Rows, update_at};
 
 /// Columns that are eliminated together.
 const BLOCK: usize = 64;
+/// Rows of a block that are substituted one after the other.
+const STEP: usize = 8;
+
+/// Rows of L21 (M, 64).
+#[derive(Default)]
+struct Strip {
+    /// −L21.
+    minus: Vec<f64>,
+    /// L21ᵀ.
+    transposed: Vec<f64>,
+}
 
 /// The column at which what is left of the diagonal is not positive: the matrix is not positive definite, or not a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,41 +52,42 @@ pub fn factor(a: &mut [f64], n: usize, isa: Isa, team: &Team) -> Result<(), NotP
         let end = n.min(first + BLOCK);
         let width = end - first;
         diagonal_block(a, n, first..end, &least)?;
-        // The block's columns, transposed: what a row of the panel loses to its k-th element.
-        let mut transposed = vec![0.0; width * width];
-        for k in 0..width {
-            for j in k..width {
-                transposed[k * width + j] = a[(first + j) * n + first + k];
+        // L21 and, by columns, its transpose, in strips of rows: what a strip of A22 loses is theirs, apart from what changes.
+        let diagonal = square(a, n, first..end);
+        let mut strips: Vec<Strip> = Vec::new();
+        strips.resize_with((n - end).div_ceil(BLOCK), Strip::default);
+        let rows = a[end * n..].chunks_mut(BLOCK * n);
+        team.each(strips.iter_mut().zip(rows), &|_, (strip, rows)| {
+            let count = rows.len() / n;
+            let (minus, x) = (&mut strip.minus, &mut strip.transposed);
+            (minus.reserve(count * width), x.resize(count * width, 0.0));
+            for (i, row) in rows.chunks_exact(n).enumerate() {
+                for (k, value) in row[first..end].iter().enumerate() {
+                    x[k * count + i] = *value;
+                }
             }
-        }
-        team.each(a[end * n..].chunks_mut(BLOCK * n), &|_, rows| {
-            for row in rows.chunks_exact_mut(n) {
-                solve(&mut row[first..end], &transposed);
+            substitute(&diagonal, width, x, count, isa);
+            for (i, row) in rows.chunks_exact_mut(n).enumerate() {
+                for (k, value) in row[first..end].iter_mut().enumerate() {
+                    *value = x[k * count + i];
+                }
+                minus.extend(row[first..end].iter().map(|it| -it));
             }
         });
-        // −L21 by rows and L21 by columns, apart from what changes.
-        let below = n - end;
-        let mut minus = vec![0.0; below * width];
-        let mut columns = vec![0.0; width * below];
-        for i in 0..below {
-            for k in 0..width {
-                let value = a[(end + i) * n + first + k];
-                minus[i * width + k] = -value;
-                columns[k * below + i] = value;
-            }
-        }
         team.each(a[end * n..].chunks_mut(BLOCK * n), &|index, rows| {
-            let (start, count) = (index * BLOCK, rows.len() / n);
             let left = Rows {
-                values: &minus[start * width..],
+                values: &strips[index].minus,
                 stride: width,
             };
-            let right = Rows {
-                values: &columns,
-                stride: below,
-            };
-            let sizes = (count, width, start + count);
-            update_at(isa, left, right, sizes, &mut rows[end..], n);
+            for (at, right) in strips[..=index].iter().enumerate() {
+                let columns = right.transposed.len() / width;
+                let right = Rows {
+                    values: &right.transposed,
+                    stride: columns,
+                };
+                let sizes = (rows.len() / n, width, columns);
+                update_at(isa, left, right, sizes, &mut rows[end + at * BLOCK..], n);
+            }
         });
     }
     Ok(())
@@ -83,7 +97,7 @@ pub fn factor(a: &mut [f64], n: usize, isa: Isa, team: &Team) -> Result<(), NotP
 fn diagonal_block(
     a: &mut [f64],
     n: usize,
-    columns: std::ops::Range<usize>,
+    columns: Range<usize>,
     least: &[f64],
 ) -> Result<(), NotPositive> {
     for j in columns.clone() {
@@ -106,45 +120,77 @@ fn diagonal_block(
     Ok(())
 }
 
-/// x with x·L11ᵀ = row, in place; `transposed` is L11ᵀ.
-fn solve(row: &mut [f64], transposed: &[f64]) {
-    let width = row.len();
-    for k in 0..width {
-        let (pivot, rest) = (
-            transposed[k * width + k],
-            &transposed[k * width..][k + 1..width],
-        );
-        let x = row[k] / pivot;
-        row[k] = x;
-        for (value, l) in row[k + 1..].iter_mut().zip(rest) {
-            *value -= x * l;
+/// X (N, `columns`) with L·X = what is in `x`, in place: L is the lower triangle of `l` (N, N).
+fn substitute(l: &[f64], n: usize, x: &mut [f64], columns: usize, isa: Isa) {
+    for start in (0..n).step_by(STEP) {
+        let end = n.min(start + STEP);
+        let (done, rest) = x.split_at_mut(end * columns);
+        let here = &mut done[start * columns..];
+        for row in start..end {
+            let (above, own) = here.split_at_mut((row - start) * columns);
+            let own = &mut own[..columns];
+            for (above, factor) in above.chunks_exact(columns).zip(&l[row * n + start..]) {
+                for (x, y) in own.iter_mut().zip(above) {
+                    *x -= factor * y;
+                }
+            }
+            own.iter_mut().for_each(|x| *x /= l[row * n + row]);
         }
+        let minus = negative(l, n, end..n, start..end);
+        let left = Rows {
+            values: &minus,
+            stride: end - start,
+        };
+        let right = Rows {
+            values: here,
+            stride: columns,
+        };
+        let sizes = (n - end, end - start, columns);
+        update_at(isa, left, right, sizes, rest, columns);
     }
 }
 
-/// The rows of L⁻¹ (N, N), L the lower triangle of `l`, last row first and each from its diagonal to the left: what is the factor of
-/// the inverse of a matrix in reverse order. Only N − i numbers of row i are defined.
+/// Some rows and columns of a matrix of `n` columns, with the other sign.
+fn negative(a: &[f64], n: usize, rows: Range<usize>, columns: Range<usize>) -> Vec<f64> {
+    let mut out = Vec::with_capacity(rows.len() * columns.len());
+    for row in rows {
+        out.extend(a[row * n..][columns.clone()].iter().map(|it| -it));
+    }
+    out
+}
+
+/// A square on the diagonal of a matrix of `n` columns.
+fn square(a: &[f64], n: usize, columns: Range<usize>) -> Vec<f64> {
+    let mut out = Vec::with_capacity(columns.len() * columns.len());
+    for row in columns.clone() {
+        out.extend_from_slice(&a[row * n..][columns.clone()]);
+    }
+    out
+}
+
+/// Replaces L (N, N), the lower triangle of `l`, by the rows of L⁻¹, last row first and each from its diagonal to the left: what is the
+/// factor of the inverse of a matrix in reverse order. Only N − i numbers of row i are defined.
 ///
 /// Columns of L⁻¹ are found by forward substitution, 64 of them at a time and each lot on its own thread. Cost: N³/3 flops.
 ///
 /// # Panics
 /// If `l` is not (N, N).
-pub fn reversed_inverse(l: &[f64], n: usize, isa: Isa, team: &Team) -> Vec<f64> {
+pub fn reversed_inverse(l: &mut [f64], n: usize, isa: Isa, team: &Team) {
     assert_eq!(l.len(), n * n, "N by N");
     let mut strips: Vec<Vec<f64>> = vec![Vec::new(); n.div_ceil(BLOCK)];
     team.each(strips.iter_mut(), &|index, strip| {
         *strip = inverse_columns(l, n, index * BLOCK, isa);
     });
-    let mut out = vec![0.0; n * n];
-    team.each(out.chunks_mut(n.max(1)), &|i, out| {
+    team.each(l.chunks_mut(n.max(1)), &|i, out| {
         let row = n - 1 - i;
-        for (j, out) in out.iter_mut().enumerate().skip(i) {
-            let column = n - 1 - j;
-            let first = column / BLOCK * BLOCK;
-            *out = strips[column / BLOCK][(row - first) * BLOCK + column - first];
+        for (strip, first) in strips.iter().zip((0..=row).step_by(BLOCK)) {
+            let end = n.min(first + BLOCK);
+            let values = &strip[(row - first) * BLOCK..][..end - first];
+            for (to, from) in out[n - end..].iter_mut().zip(values.iter().rev()) {
+                *to = *from;
+            }
         }
     });
-    out
 }
 
 /// Columns `first` … of L⁻¹, [`BLOCK`] to a row (those beyond the last are zero), from row `first` on.
@@ -156,9 +202,7 @@ fn inverse_columns(l: &[f64], n: usize, first: usize, isa: Isa) -> Vec<f64> {
     for start in (first..n).step_by(BLOCK) {
         let end = n.min(start + BLOCK);
         let (done, rest) = x.split_at_mut((start - first) * BLOCK);
-        let minus: Vec<f64> = (start..end)
-            .flat_map(|row| l[row * n..][first..start].iter().map(|it| -it))
-            .collect();
+        let minus = negative(l, n, start..end, first..start);
         let left = Rows {
             values: &minus,
             stride: start - first,
@@ -175,16 +219,9 @@ fn inverse_columns(l: &[f64], n: usize, first: usize, isa: Isa) -> Vec<f64> {
             rest,
             BLOCK,
         );
-        for row in start..end {
-            let (above, own) = rest.split_at_mut((row - start) * BLOCK);
-            let own = &mut own[..BLOCK];
-            for (above, factor) in above.chunks_exact(BLOCK).zip(&l[row * n + start..]) {
-                own.iter_mut()
-                    .zip(above)
-                    .for_each(|(x, y)| *x -= factor * y);
-            }
-            own.iter_mut().for_each(|x| *x /= l[row * n + row]);
-        }
+        let width = end - start;
+        let diagonal = square(l, n, start..end);
+        substitute(&diagonal, width, &mut rest[..width * BLOCK], BLOCK, isa);
     }
     x
 }
@@ -261,7 +298,8 @@ mod tests {
             factor(&mut l, n, Isa::best(), &Team::new(2)).unwrap();
             let mut first: Option<Vec<f64>> = None;
             for isa in Isa::here() {
-                let x = reversed_inverse(&l, n, isa, &Team::new(3));
+                let mut x = l.clone();
+                reversed_inverse(&mut x, n, isa, &Team::new(3));
                 let first = first.get_or_insert_with(|| x.clone());
                 assert!(*first == x, "{n} {isa}");
                 let inverse = |i: usize, j: usize| x[(n - 1 - i) * n + n - 1 - j];

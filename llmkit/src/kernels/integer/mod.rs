@@ -66,23 +66,25 @@ pub fn multiply_at(
     multiply_all(isa, &mut [product], team);
 }
 
-/// Panels `panels` of all rows of `x` · Wᵀ, into `out` (T, N).
+/// Panels `panels` of rows `tokens` of `x` · Wᵀ, into `out` (T, N).
 ///
 /// # Safety
 /// * This machine has `isa`, which is not the reference.
-/// * `x` has the matrix's columns and groups, `corrections` are those of the two, `out` is (T, N); nobody else touches these columns of `out` meanwhile.
+/// * `x` has the matrix's columns and groups, `corrections` are those of the two, `out` is (T, N) with these rows and columns; nobody
+///   else touches them meanwhile.
 pub(super) unsafe fn some_panels(
     isa: Isa,
     (x, corrections, matrix): (&Bytes, &[i32], &IntPanels),
     into: Into,
     out: *mut f32,
+    tokens: Range<usize>,
     panels: Range<usize>,
 ) {
     let words = matrix.chunks() * WORDS;
     // As many rows of x as half a second-level cache holds, a whole number of tiles.
     let block = ((1 << 19) / (4 * words.max(1))).next_multiple_of(ROWS_OF_TILES);
-    for start in (0..x.tokens).step_by(block) {
-        let tokens = start..x.tokens.min(start + block);
+    for start in tokens.clone().step_by(block) {
+        let tokens = start..tokens.end.min(start + block);
         // SAFETY: `out` is (T, N).
         let job = unsafe { Job::of((x, corrections, matrix), into, out, tokens, panels.clone()) };
         // SAFETY: all of the job lies inside x, matrix and out; the rest is the caller's.

@@ -17,7 +17,7 @@ type All<'a> = dyn Fn(&mut [Product<'_>]) + 'a;
 fn all_are_right(isa: Isa, kernel: &All<'_>) -> Result<(), String> {
     let mut numbers = Numbers(13);
     let team = Team::new(1);
-    for tokens in [0, 1, 3, 13, 40, 70] {
+    for tokens in [0, 1, 3, 13, 40, 70, 300] {
         let columns = 96;
         let x = numbers.take(tokens * columns);
         let dense: Vec<Panels> = [200, 16, 1, 33]

@@ -18,8 +18,8 @@ const ROWS: usize = 64;
 struct Sums {
     columns: usize,
     tokens: usize,
-    /// Lower triangle of Σ x·xᵀ, row after row.
-    gram: Vec<f64>,
+    /// Lower triangle of Σ x·xᵀ, row after row, in parts of [`ROWS`] rows.
+    gram: Vec<Vec<f64>>,
     sums: Vec<f64>,
     greatest: Vec<f32>,
     /// Σ (x̃ − x)·xᵀ, if x̃ is known.
@@ -72,7 +72,10 @@ impl Collector {
     /// What was found, by activation.
     pub(in crate::quant) fn finish(self) -> Result<BTreeMap<String, Inputs>> {
         let finish = |(name, of): (String, Sums)| -> Result<(String, Inputs)> {
-            let gram = of.gram.iter().map(|&it| it as f32).collect();
+            let mut gram = Vec::with_capacity(of.columns * (of.columns + 1) / 2);
+            for part in of.gram {
+                gram.extend(part.iter().map(|&it| it as f32));
+            }
             let mean = of.sums.iter().map(|it| (it / of.tokens as f64) as f32);
             let inputs = Inputs::new(&name, of.tokens, gram, mean.collect(), of.greatest)?;
             let inputs = match of.drift.is_empty() {
@@ -96,7 +99,7 @@ impl Hook for Collector {
         let sums = self.found.entry(name.to_owned()).or_insert_with(|| Sums {
             columns,
             tokens: 0,
-            gram: vec![0.0; columns * (columns + 1) / 2],
+            gram: vec![Vec::new(); columns.div_ceil(ROWS)],
             sums: vec![0.0; columns],
             greatest: vec![0.0; columns],
             drift: Vec::new(),
@@ -117,17 +120,21 @@ impl Hook for Collector {
         };
         moments_at(isa, self.element, values, columns, moments, team);
         let scratch = &self.scratch;
-        team.each(rows(&mut sums.gram, columns), &|_, (first, part)| {
-            let mut at = 0;
-            for row in first.. {
-                if at == part.len() {
-                    break;
-                }
-                let these = &mut part[at..][..row + 1];
-                for (sum, new) in these.iter_mut().zip(&scratch[row * columns..]) {
+        team.each(&mut sums.gram, &|part, gram| {
+            let rows = (part * ROWS..columns).take(ROWS);
+            let rows = rows.map(|row| &scratch[row * columns..][..row + 1]);
+            if gram.is_empty() {
+                // Memory that is read before it is written costs twice.
+                gram.reserve_exact(rows.clone().map(<[f32]>::len).sum());
+                return rows.for_each(|new| gram.extend(new.iter().map(|it| f64::from(*it))));
+            }
+            let mut rest = gram.as_mut_slice();
+            for new in rows {
+                let (sums, after) = std::mem::take(&mut rest).split_at_mut(new.len());
+                for (sum, new) in sums.iter_mut().zip(new) {
                     *sum += f64::from(*new);
                 }
-                at += row + 1;
+                rest = after;
             }
         });
         sums.tokens += values.len() / sums.columns;
@@ -147,18 +154,4 @@ pub(in crate::quant) fn kept(
             .flat_map(|window| window.iter().skip(left_out * columns).copied())
             .collect(),
     }
-}
-
-/// A triangle of `columns` rows in parts of [`ROWS`] rows, with the first row of each.
-fn rows(triangle: &mut [f64], columns: usize) -> Vec<(usize, &mut [f64])> {
-    let mut parts = Vec::new();
-    let mut rest = triangle;
-    for first in (0..columns).step_by(ROWS) {
-        let end = columns.min(first + ROWS);
-        let count = end * (end + 1) / 2 - first * (first + 1) / 2;
-        let (part, after) = rest.split_at_mut(count.min(rest.len()));
-        parts.push((first, part));
-        rest = after;
-    }
-    parts
 }

@@ -38,7 +38,7 @@ pub(super) use turned::divide;
 use crate::hub::hex;
 use crate::kernels::dense::Element;
 use crate::kernels::limits::fastest_element;
-use crate::kvcache::store::Store;
+use crate::kvcache::store::{Contiguous, Store};
 use crate::model::linear::Dense;
 use crate::model::{Llama, Model, Piece};
 use crate::progress::Progress;
@@ -271,9 +271,14 @@ pub(super) fn pieces<'a>(
     pairs.map(piece).collect()
 }
 
-/// The network with the f32 matrices of its layers in bf16.
+/// The network with the f32 matrices of its layers, and its keys and values, in bf16. A store that loses something stays: it is a part of
+/// what the network computes.
 pub(super) fn in_bf16(network: &Llama) -> Result<Llama> {
-    in_element(network, Element::Bf16, |name| name.starts_with("blk."))
+    let other = in_element(network, Element::Bf16, |name| name.starts_with("blk."))?;
+    match network.store().error() == 0.0 {
+        true => other.with_store(&Contiguous::of(Element::Bf16, network.store_shape())),
+        false => Ok(other),
+    }
 }
 
 /// The network with some of its matrices in this precision: in bf16 those that are f32 (a correction of low rank added to them, if there is
@@ -284,6 +289,7 @@ pub(super) fn in_element(
     wants: impl Fn(&str) -> bool,
 ) -> Result<Llama> {
     let mut other = network.clone();
+    let mut values = Vec::new();
     for name in network.matrix_names().into_iter().filter(|it| wants(it)) {
         let linear = network.linear(&name)?;
         let kind = linear.kind();
@@ -295,7 +301,7 @@ pub(super) fn in_element(
             continue;
         }
         let (rows, columns) = linear.shape();
-        let mut values = vec![0.0; rows * columns];
+        values.resize(rows * columns, 0.0);
         let each = values.par_chunks_exact_mut(columns).enumerate();
         each.for_each(|(n, row)| linear.row(n, row));
         let dense = Dense::new(element, &values, columns);
@@ -316,7 +322,7 @@ fn key(model: &Model, samples: &Samples, element: Element) -> Result<String> {
         hash.update(value.to_le_bytes());
     }
     hash.update(samples.sha256());
-    hash.update(format!("{element:?} {:?} 2", model.network().engine.isa));
+    hash.update(format!("{element:?} {:?} 3", model.network().engine.isa));
     Ok(hex(&hash.finalize()))
 }
 

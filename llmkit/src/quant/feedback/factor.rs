@@ -83,7 +83,8 @@ impl Factor {
                 ));
             }
         }
-        let mut feedback = cholesky::reversed_inverse(&matrix, k, isa, team);
+        cholesky::reversed_inverse(&mut matrix, k, isa, team);
+        let mut feedback = matrix;
         let pivots = (0..k).map(|i| feedback[i * k + i].powi(2)).collect();
         team.each(feedback.chunks_mut(k), &|i, row| {
             let own = row[i];

@@ -32,7 +32,7 @@ use crate::{Error, Result, interrupt};
 /// Columns in a block.
 const BLOCK: usize = 64;
 /// Rows that a thread takes at a time.
-const ROWS: usize = 16;
+const ROWS: usize = 48;
 
 /// When the grid of a group is fitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -218,6 +218,8 @@ impl<'a> Sweep<'a> {
         let mut ahead = vec![0.0; if is_vector { rows * width } else { 0 }];
         // Those of all of a block, where its weights hang together.
         let mut whole_block = vec![0.0; group];
+        // Weights of a block as they change, close together.
+        let mut block = vec![0.0; rows * width];
         let mut start = 0;
         while start < cols {
             // A group that is fitted when it is reached begins a block.
@@ -241,21 +243,24 @@ impl<'a> Sweep<'a> {
                     bounds[row * groups + at] = bound(&part.grids[row * groups + at]);
                 }
             }
+            let of_rows = block.chunks_exact_mut(width);
+            for (block, weights) in of_rows.zip(weights.chunks_exact(cols)) {
+                block[..end - start].copy_from_slice(&weights[start..end]);
+            }
             for i in start..end {
-                let column = order[i];
-                let own = &feedback[i * cols..][i + 1..end];
+                let (column, at) = (order[i], i - start);
                 if is_vector && (i % group).is_multiple_of(vector) {
                     let is_block = format.vector() == usize::MAX;
                     let stop = if is_block { end } else { i + vector };
                     for row in 0..rows {
-                        let now = weights[row * cols..][i..stop].iter();
+                        let now = block[row * width..][at..stop - start].iter();
                         let now: Vec<f32> = now.map(|&w| w as f32).collect();
                         check_finite(&now, format)?;
                         let grid = &part.grids[row * groups + i / group];
-                        let values = &mut ahead[row * width + i - start..][..stop - i];
+                        let values = &mut ahead[row * width + at..][..stop - i];
                         let codes = &mut part.codes[row * cols..];
                         if is_block {
-                            let (codes, from) = (&mut codes[start..end], i - start);
+                            let (codes, from) = (&mut codes[start..end], at);
                             format.round_rest(grid, from, &now, codes);
                             let block = &mut whole_block[..end - start];
                             format.values(grid, 0, codes, block);
@@ -268,11 +273,11 @@ impl<'a> Sweep<'a> {
                     }
                 }
                 for row in 0..rows {
-                    let now = &mut weights[row * cols..][i..end];
-                    let (grid, rounded) = (row * groups + column / group, [now[0] as f32]);
+                    let turn = block[row * width + at];
+                    let (grid, rounded) = (row * groups + column / group, [turn as f32]);
                     check_finite(&rounded, format)?;
                     let value = if is_vector {
-                        f64::from(ahead[row * width + i - start])
+                        f64::from(ahead[row * width + at])
                     } else {
                         let (mut code, mut value) = ([0], [0.0]);
                         format.round(&part.grids[grid], column % group, &rounded, &mut code);
@@ -282,19 +287,24 @@ impl<'a> Sweep<'a> {
                     };
                     clipped += usize::from((f64::from(rounded[0]) - value).abs() > bounds[grid]);
                     is_known &= bounds[grid] > 0.0;
-                    let minus = value - now[0];
-                    errors[row * width + i - start] = minus;
-                    let turn = now[0];
-                    for (weight, t) in now[1..].iter_mut().zip(own) {
-                        *weight += minus * t;
+                    errors[row * width + at] = value - turn;
+                    if self.drift.is_some() {
+                        turns[row * width + at] = turn;
                     }
-                    if let Some(drift) = self.drift {
-                        turns[row * width + i - start] = turn;
-                        let own = &drift[i * cols..][i + 1..end];
-                        for (weight, p) in now[1..].iter_mut().zip(own) {
-                            *weight += turn * p;
-                        }
-                    }
+                }
+                // What the columns of the block that are left make up for.
+                let sizes = (rows, 1, end - i - 1);
+                for (left, right) in [(&errors, Some(&feedback[..])), (&turns, self.drift)] {
+                    let Some(right) = right else { continue };
+                    let left = Rows {
+                        values: &left[at..],
+                        stride: width,
+                    };
+                    let right = Rows {
+                        values: &right[i * cols..][..end][i + 1..],
+                        stride: cols,
+                    };
+                    update_at(isa, left, right, sizes, &mut block[at + 1..], width);
                 }
             }
             if end < cols {
