@@ -144,15 +144,25 @@ fn swiglu_row((gate, up): (&mut [f32], &[f32])) {
 /// # Panics
 /// If `x` is no whole number of rows.
 pub fn to_bf16(isa: Isa, x: &[f32], columns: usize, team: &Team) -> Vec<u32> {
-    let words = columns.div_ceil(2).max(1);
+    let rows = x.len().checked_div(columns).unwrap_or(0);
+    let mut out = vec![0u32; rows * columns.div_ceil(2)];
+    to_bf16_in(isa, x, columns, &mut out, team);
+    out
+}
+
+/// [`to_bf16`] into memory that is there already, all of it.
+///
+/// # Panics
+/// If `x` is no whole number of rows, or `out` not as many.
+pub fn to_bf16_in(isa: Isa, x: &[f32], columns: usize, out: &mut [u32], team: &Team) {
+    let words = columns.div_ceil(2);
     let rows = x.len().checked_div(columns).unwrap_or(0);
     assert_eq!(x.len(), rows * columns, "rows of {columns}");
-    let mut out = vec![0u32; rows * words];
-    each_row(&mut out, words, team, |i, out| {
+    assert_eq!(out.len(), rows * words, "rows of {words} words");
+    each_row(out, words, team, |i, out| {
         let x = &x[i * columns..(i + 1) * columns];
         vectorized(isa, RowToBf16, (x, out));
     });
-    out
 }
 
 vectorizable!(RowToBf16<'a>: row_to_bf16, (&'a [f32], &'a mut [u32]) => ());

@@ -24,6 +24,8 @@ pub const SLAB: usize = 512;
 const BLOCK: usize = 192;
 /// Rows of a block that share their last column: half of such a square on the diagonal is for nothing.
 const STEP: usize = 48;
+/// Rows of X that are fetched before they are transposed.
+const AHEAD: usize = 32;
 
 /// What is known of the columns of an activation.
 #[derive(Debug)]
@@ -169,6 +171,16 @@ fn transpose_avx512(part: Part<'_>) {
     transpose(part, |square| turned_avx512(square));
 }
 
+/// Fetches what is at an address, if there is anything.
+#[inline(always)]
+fn prefetch(at: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint; no memory is touched.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+}
+
 /// A part of X as the lines of a panel, and as rows of words; `turned` transposes a square.
 #[inline(always)]
 fn transpose(part: Part<'_>, turned: impl Fn(&[Line; LANES]) -> [Line; LANES]) {
@@ -208,6 +220,10 @@ fn transpose(part: Part<'_>, turned: impl Fn(&[Line; LANES]) -> [Line; LANES]) {
         let end = words.min(start + LANES);
         for (at, line) in lines[start..end].iter_mut().enumerate() {
             let at = start + at;
+            // Rows are further apart than the processor looks ahead.
+            for t in [2 * at + AHEAD, 2 * at + AHEAD + 1] {
+                prefetch(x.as_ptr().wrapping_add(t * columns + first));
+            }
             line.0 = match element {
                 Element::F32 => seen(sixteen(at)).map(f32::to_bits),
                 Element::Bf16 => {

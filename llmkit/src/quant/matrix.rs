@@ -121,6 +121,12 @@ impl Matrix {
             &Device::Cpu,
         )?)
     }
+
+    /// [`to_tensor`](Self::to_tensor) when nothing else is needed of it.
+    pub(super) fn into_tensor(self) -> Result<Tensor> {
+        let shape = (self.rows, self.cols);
+        Ok(Tensor::from_vec(self.data, shape, &Device::Cpu)?)
+    }
 }
 
 impl fmt::Debug for Matrix {

@@ -164,7 +164,7 @@ impl Quantized {
     /// # Errors
     /// Those of [`Quantized::decode`] and [`Matrix::to_tensor`].
     pub fn to_tensor(&self) -> Result<Tensor> {
-        self.decode()?.to_tensor()
+        self.decode()?.into_tensor()
     }
 
     /// Outputs N.

@@ -71,10 +71,13 @@ impl Job {
         let (mut matrices, mut corrections) = (Matrices::new(), BTreeMap::new());
         for done in std::mem::take(&mut self.done) {
             let linear = self.linear(&done)?;
-            let values = done.values()?.to_tensor()?;
+            let values = match &done.low_rank {
+                Some(low) => low.added_to(&done.decoded)?,
+                None => done.decoded,
+            };
             let mut layer = done.layer;
             layer.runs_as = linear.kind();
-            replaced.push((layer.name.clone(), values, linear));
+            replaced.push((layer.name.clone(), values.into_tensor()?, linear));
             matrices.insert(layer.name.clone(), done.quantized);
             if let Some(low) = done.low_rank {
                 corrections.insert(layer.name.clone(), low);

@@ -20,7 +20,7 @@ use crate::{Error, Result, interrupt};
 pub(in crate::quant::pipeline) struct Done {
     pub layer: Layer,
     pub quantized: Quantized,
-    decoded: Matrix,
+    pub decoded: Matrix,
     pub low_rank: Option<LowRank>,
     /// The magnitude that the greatest code of a rounded input stands for, where that is fixed.
     greatest: Option<f32>,
