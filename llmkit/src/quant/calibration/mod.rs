@@ -38,7 +38,7 @@ pub(super) use turned::divide;
 use crate::hub::hex;
 use crate::kernels::dense::Element;
 use crate::kernels::limits::fastest_element;
-use crate::kvcache::store::{Contiguous, Store};
+use crate::kvcache::store::Store;
 use crate::model::linear::Dense;
 use crate::model::{Llama, Model, Piece};
 use crate::progress::Progress;
@@ -271,14 +271,10 @@ pub(super) fn pieces<'a>(
     pairs.map(piece).collect()
 }
 
-/// The network with the f32 matrices of its layers, and its keys and values, in bf16. A store that loses something stays: it is a part of
-/// what the network computes.
+/// The network with the f32 matrices of its layers in bf16. Keys and values stay as they are: in bf16 they are half a second faster for
+/// 32,768 tokens of a model of 135 million weights, and what GPTQ makes of the statistics diverges 1 to 3 per cent more.
 pub(super) fn in_bf16(network: &Llama) -> Result<Llama> {
-    let other = in_element(network, Element::Bf16, |name| name.starts_with("blk."))?;
-    match network.store().error() == 0.0 {
-        true => other.with_store(&Contiguous::of(Element::Bf16, network.store_shape())),
-        false => Ok(other),
-    }
+    in_element(network, Element::Bf16, |name| name.starts_with("blk."))
 }
 
 /// The network with some of its matrices in this precision: in bf16 those that are f32 (a correction of low rank added to them, if there is
@@ -322,7 +318,7 @@ fn key(model: &Model, samples: &Samples, element: Element) -> Result<String> {
         hash.update(value.to_le_bytes());
     }
     hash.update(samples.sha256());
-    hash.update(format!("{element:?} {:?} 3", model.network().engine.isa));
+    hash.update(format!("{element:?} {:?} 2", model.network().engine.isa));
     Ok(hex(&hash.finalize()))
 }
 
