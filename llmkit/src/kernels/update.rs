@@ -4,7 +4,7 @@
 //! along P, first to last, each in one fused step, to a sum that starts with what was there: the bits depend neither on the
 //! instruction set nor on how rows are shared out among threads.
 //!
-//! Cost: 2·M·N·P flops; B is read once for every four rows, with AVX-512 every eight.
+//! Cost: 2·M·N·P flops; B is read once for every four rows, with AVX-512 once for all.
 
 #![allow(unsafe_code)]
 
@@ -105,7 +105,7 @@ unsafe fn avx512(
                     let mut row = of_b;
                     for copy in copy.iter_mut().take(depth) {
                         let sixteen = load(row, width);
-                        // What the next strip will copy.
+                        // What the strip after the next will copy.
                         _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(2 * STRIP).cast());
                         _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(2 * STRIP + 8).cast());
                         row = row.wrapping_add(b.stride);
