@@ -60,7 +60,8 @@ pub fn factor(a: &mut [f64], n: usize, isa: Isa, team: &Team) -> Result<(), NotP
         team.each(strips.iter_mut().zip(rows), &|_, (strip, rows)| {
             let count = rows.len() / n;
             let (minus, x) = (&mut strip.minus, &mut strip.transposed);
-            (minus.reserve(count * width), x.resize(count * width, 0.0));
+            minus.reserve(count * width);
+            x.resize(count * width, 0.0);
             for (i, row) in rows.chunks_exact(n).enumerate() {
                 for (k, value) in row[first..end].iter().enumerate() {
                     x[k * count + i] = *value;
