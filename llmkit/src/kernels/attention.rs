@@ -171,7 +171,7 @@ pub fn attend(
             out_stride: BLOCK,
             columns: keys,
             into: Into::Replace,
-            ahead: 0,
+            next: std::ptr::null(),
         };
         // SAFETY: x is all rows × D elements, the block has 64 keys of as many (asserted), scores are all rows × 64.
         unsafe { dense::run(isa, element, &scores) };
@@ -204,7 +204,7 @@ pub fn attend(
             out_stride: head_dim,
             columns: head_dim,
             into: Into::Add,
-            ahead: 0,
+            next: std::ptr::null(),
         };
         // SAFETY: x is these rows × 64 elements, the block has D features of as many (asserted), out is these rows × D.
         unsafe { dense::run(isa, element, &mix) };

@@ -67,20 +67,43 @@ pub fn multiply_at(
     multiply_all(isa, &mut [product], team);
 }
 
-/// Panels `panels` of rows `tokens` of `x` · Wᵀ, into `out` (T, N).
+/// A matrix from some panel on, and its input.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    pub element: Element,
+    /// (T, words).
+    pub x: &'a [u32],
+    pub words: usize,
+    /// Of the whole matrix, N.
+    pub outputs: usize,
+    /// From that panel on.
+    pub lines: &'a [Line],
+    /// As of a [`Job`], for the lines of some panels.
+    pub next: *const Line,
+}
+
+/// Panels `panels` of rows `tokens` of x · Wᵀ, into `out` (T, N); those are the first that `part` has lines of.
 ///
 /// # Safety
 /// * This machine has `isa`, which is not the reference.
 /// * `x` and `out` are T rows of the matrix's sizes, `tokens` among them; nobody else touches these rows and columns of `out` meanwhile.
 pub(super) unsafe fn some_panels(
     isa: Isa,
-    (element, x, matrix): (Element, &[u32], &Panels),
+    part: &Part<'_>,
     into: Into,
     out: *mut f32,
     tokens: Range<usize>,
     panels: Range<usize>,
 ) {
-    let (words, outputs) = (matrix.words(), matrix.rows());
+    let &Part {
+        element,
+        x,
+        words,
+        outputs,
+        lines,
+        next,
+    } = part;
+    assert!(lines.len() >= panels.len() * words, "lines of all panels");
     // As many rows of x as half a second-level cache holds, a whole number of tiles. Processors with matrix units have twice the cache.
     let (bytes, tile) = match (isa, element) {
         (Isa::Amx, Element::Bf16) => (1 << 20, 32),
@@ -93,7 +116,7 @@ pub(super) unsafe fn some_panels(
             x: x[start * words..].as_ptr(),
             x_stride: words,
             rows: block.min(tokens.end - start),
-            lines: matrix.lines()[panels.start * words..].as_ptr(),
+            lines: lines.as_ptr(),
             line_stride: words,
             words,
             // SAFETY: inside `out`, as start < T and first < N.
@@ -101,7 +124,7 @@ pub(super) unsafe fn some_panels(
             out_stride: outputs,
             columns: (panels.end * LANES).min(outputs) - first,
             into,
-            ahead: 0,
+            next,
         };
         // SAFETY: x, lines and out hold these rows, panels and columns; the rest is the caller's.
         unsafe { run(isa, element, &job) };
@@ -125,8 +148,8 @@ pub(super) struct Job {
     pub out_stride: usize,
     pub columns: usize,
     pub into: Into,
-    /// Lines from one of the matrix to the one that is wanted in its place next; zero if none is. Kernels set it.
-    pub ahead: usize,
+    /// What is wanted from memory after these panels, as many lines as they have; null if nothing is. It need not be there.
+    pub next: *const Line,
 }
 
 /// Does a job.
@@ -264,9 +287,13 @@ unsafe fn avx512<D: Dot>(job: &Job) {
                     columns: job.columns - column,
                     // The first rows that pass by a tile's panels fetch those of the next tile, if they are many enough to keep the processor from
                     // fetching them by itself.
-                    ahead: match row == 0 && job.rows > 1 && column + panels * LANES < job.columns {
-                        true => panels * job.line_stride,
-                        false => 0,
+                    next: match row == 0 && job.rows > 1 {
+                        true if column + panels * LANES < job.columns => {
+                            let panel = column / LANES + panels;
+                            job.lines.wrapping_add(panel * job.line_stride)
+                        }
+                        true => job.next,
+                        false => std::ptr::null(),
                     },
                     ..*job
                 }
@@ -325,9 +352,9 @@ unsafe fn tile512<D: Dot, const M: usize, const P: usize>(job: &Job) {
         let lines: [*const Line; P] =
             std::array::from_fn(|p| job.lines.wrapping_add(p * job.line_stride));
         for k in 0..job.words {
-            if job.ahead > 0 {
-                for line in lines {
-                    let next = line.wrapping_add(k).wrapping_add(job.ahead);
+            if !job.next.is_null() {
+                for p in 0..P {
+                    let next = job.next.wrapping_add(p * job.line_stride + k);
                     _mm_prefetch::<_MM_HINT_T1>(next.cast());
                 }
             }

@@ -379,7 +379,7 @@ fn slab_at(
                 out_stride: columns,
                 columns: of_columns.len(),
                 into,
-                ahead: 0,
+                next: std::ptr::null(),
             };
             // SAFETY: `isa` was checked and is not the reference; the job's rows, panels and columns lie inside; these rows of G are
             // this task's.

@@ -9,7 +9,7 @@ pub enum Isa {
     Reference,
     /// x86-64 with AVX2, FMA and F16C (2013 and later).
     Avx2,
-    /// x86-64 with AVX-512 F, BW, DQ, VL, VNNI and BF16 (AMD Zen 4, Intel Cooper Lake and later). A processor with only a part of
+    /// x86-64 with AVX-512 F, BW, DQ, VL, VBMI, VNNI and BF16 (AMD Zen 4, Intel Sapphire Rapids and later). A processor with only a part of
     /// these runs [`Avx2`](Isa::Avx2).
     Avx512,
     /// [`Avx512`](Isa::Avx512), and products of bf16 and of bytes on matrix units (Intel Sapphire Rapids and later), where the system lends them.
@@ -37,6 +37,7 @@ impl Isa {
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vbmi")
                     && is_x86_feature_detected!("avx512vnni")
                     && is_x86_feature_detected!("avx512bf16")
             }

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`dense`] | x · Wᵀ with f32 or bf16 elements |
+//! | [`windowed`] | the same with bf16 elements that are kept in 12 bits |
 //! | [`integer`] | x · Wᵀ with 8-bit inputs and 1- to 8-bit codes in groups |
 //! | [`product`] | several of these at once |
 //! | [`gram`] | Xᵀ · X of an activation |
@@ -47,6 +48,7 @@ pub mod team;
 mod tests;
 pub mod trellis;
 pub mod update;
+pub mod windowed;
 
 pub use isa::Isa;
 pub use panel::Panels;

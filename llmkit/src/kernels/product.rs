@@ -8,11 +8,12 @@
 
 use std::ops::Range;
 
-use super::dense::{self, Element, Into};
+use super::dense::{self, Element, Into, Part};
 use super::integer::{self, Bytes, IntPanels};
 use super::isa::Isa;
 use super::panel::{LANES, Panels};
 use super::team::Team;
+use super::windowed::{self, Windowed};
 
 /// Rows from which a product is bound by arithmetic, and pieces are as large as the widest tile.
 const MANY_ROWS: usize = 32;
@@ -37,6 +38,13 @@ pub enum Matrix<'a> {
         x: &'a [u32],
         /// (N, words).
         matrix: &'a Panels,
+    },
+    /// See [`windowed`].
+    Windowed {
+        /// (T, words) of bf16.
+        x: &'a [u32],
+        /// (N, words).
+        matrix: &'a Windowed,
     },
     /// See [`integer`].
     Integer {
@@ -63,6 +71,7 @@ impl Product<'_> {
     fn outputs(&self) -> usize {
         match self.matrix {
             Matrix::Dense { matrix, .. } => matrix.rows(),
+            Matrix::Windowed { matrix, .. } => matrix.rows(),
             Matrix::Integer { matrix, .. } => matrix.rows(),
         }
     }
@@ -75,15 +84,13 @@ impl Product<'_> {
     fn check(&self) {
         let (tokens, outputs) = (self.tokens(), self.outputs());
         assert_eq!(self.out.len(), tokens * outputs, "output rows of {outputs}");
+        let check_words = |x: &[u32], words: usize| {
+            let got = x.len();
+            assert_eq!(got, tokens * words, "{tokens} input rows of {words} words");
+        };
         match self.matrix {
-            Matrix::Dense { x, matrix, .. } => {
-                let words = matrix.words();
-                assert_eq!(
-                    x.len(),
-                    tokens * words,
-                    "{tokens} input rows of {words} words"
-                );
-            }
+            Matrix::Dense { x, matrix, .. } => check_words(x, matrix.words()),
+            Matrix::Windowed { x, matrix } => check_words(x, matrix.words()),
             Matrix::Integer { x, matrix } => {
                 let (got, own) = ((x.columns(), x.group()), (matrix.columns(), matrix.group()));
                 assert_eq!(got, own, "columns and group");
@@ -106,6 +113,7 @@ pub fn multiply_all(isa: Isa, products: &mut [Product<'_>], team: &Team) {
                 Matrix::Dense { element, x, matrix } => {
                     dense::reference(element, x, matrix, it.into, it.out);
                 }
+                Matrix::Windowed { x, matrix } => windowed::reference(x, matrix, it.into, it.out),
                 Matrix::Integer { x, matrix } => integer::reference(x, matrix, it.into, it.out),
             }
         }
@@ -160,7 +168,7 @@ impl Job<'_> {
             tokens: product.tokens(),
             panels: product.outputs().div_ceil(LANES),
             corrections: match product.matrix {
-                Matrix::Dense { .. } => Vec::new(),
+                Matrix::Dense { .. } | Matrix::Windowed { .. } => Vec::new(),
                 Matrix::Integer { x, matrix } => matrix.corrections(x),
             },
             matrix: product.matrix,
@@ -180,8 +188,19 @@ impl Job<'_> {
         unsafe {
             match self.matrix {
                 Matrix::Dense { element, x, matrix } => {
-                    let input = (element, x, matrix);
-                    dense::some_panels(isa, input, self.into, self.out, tokens, panels);
+                    let words = matrix.words();
+                    let part = Part {
+                        element,
+                        x,
+                        words,
+                        outputs: matrix.rows(),
+                        lines: &matrix.lines()[panels.start * words..],
+                        next: std::ptr::null(),
+                    };
+                    dense::some_panels(isa, &part, self.into, self.out, tokens, panels);
+                }
+                Matrix::Windowed { x, matrix } => {
+                    windowed::some_panels(isa, (x, matrix), self.into, self.out, tokens, panels);
                 }
                 Matrix::Integer { x, matrix } => {
                     let input = (x, self.corrections.as_slice(), matrix);

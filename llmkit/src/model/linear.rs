@@ -14,6 +14,7 @@ use crate::kernels::dense::{Element, Into, f32_words};
 use crate::kernels::integer::{self, Bytes, CHUNK, IntPanels, OfGroup};
 use crate::kernels::panel::Panels;
 use crate::kernels::product::{Matrix, Product, multiply_all};
+use crate::kernels::windowed::Windowed;
 use crate::quant::format::IntSymmetric;
 use crate::quant::{Format, Granularity, Grid, Whole};
 use crate::{Error, Result};
@@ -74,43 +75,65 @@ pub fn forward_all(x: &Input<'_>, layers: &mut [(&dyn Linear, &mut [f32])], engi
 /// f32 or bf16 weights.
 #[derive(Debug)]
 pub struct Dense {
-    element: Element,
     columns: usize,
-    panels: Panels,
+    kept: Kept,
+}
+
+/// How the weights of a [`Dense`] lie in memory.
+#[derive(Debug)]
+enum Kept {
+    Panels(Element, Panels),
+    /// bf16, as nearly all that were trained.
+    Windowed(Windowed),
 }
 
 impl Dense {
     /// Of values (N, K).
     pub fn new(element: Element, values: &[f32], columns: usize) -> Dense {
-        let panels = match element {
-            Element::F32 => Panels::of_f32(values, columns),
-            Element::Bf16 => Panels::of_bf16(values, columns),
+        let kept = match element {
+            Element::F32 => Kept::Panels(element, Panels::of_f32(values, columns)),
+            Element::Bf16 => match Windowed::of(Panels::of_bf16(values, columns)) {
+                Ok(windowed) => Kept::Windowed(windowed),
+                Err(panels) => Kept::Panels(element, panels),
+            },
         };
-        Dense {
-            element,
-            columns,
-            panels,
-        }
+        Dense { columns, kept }
     }
 }
 
 impl Linear for Dense {
     fn shape(&self) -> (usize, usize) {
-        (self.panels.rows(), self.columns)
+        let rows = match &self.kept {
+            Kept::Panels(_, panels) => panels.rows(),
+            Kept::Windowed(windowed) => windowed.rows(),
+        };
+        (rows, self.columns)
     }
 
     fn kind(&self) -> String {
-        self.element.name().to_owned()
+        let element = match self.kept {
+            Kept::Panels(element, _) => element,
+            Kept::Windowed(_) => Element::Bf16,
+        };
+        element.name().to_owned()
     }
 
     fn bytes(&self) -> usize {
-        self.panels.bytes()
+        match &self.kept {
+            Kept::Panels(_, panels) => panels.bytes(),
+            Kept::Windowed(windowed) => windowed.bytes(),
+        }
     }
 
     fn row(&self, n: usize, out: &mut [f32]) {
-        for (k, out) in out.iter_mut().enumerate() {
-            let (word, index) = (k / self.element.per_word(), k % self.element.per_word());
-            *out = self.element.of_word(self.panels.word(n, word), index);
+        match &self.kept {
+            Kept::Panels(element, panels) => {
+                for (k, out) in out.iter_mut().enumerate() {
+                    let (word, index) = (k / element.per_word(), k % element.per_word());
+                    *out = element.of_word(panels.word(n, word), index);
+                }
+            }
+            Kept::Windowed(windowed) => windowed.row(n, out),
         }
     }
 
@@ -119,13 +142,19 @@ impl Linear for Dense {
     }
 
     fn matrix<'a>(&'a self, x: &'a Input<'_>) -> Option<Matrix<'a>> {
-        Some(Matrix::Dense {
-            element: self.element,
-            x: match self.element {
-                Element::F32 => f32_words(x.values),
-                Element::Bf16 => x.bf16(),
+        Some(match &self.kept {
+            Kept::Panels(element, matrix) => Matrix::Dense {
+                element: *element,
+                x: match element {
+                    Element::F32 => f32_words(x.values),
+                    Element::Bf16 => x.bf16(),
+                },
+                matrix,
             },
-            matrix: &self.panels,
+            Kept::Windowed(matrix) => Matrix::Windowed {
+                x: x.bf16(),
+                matrix,
+            },
         })
     }
 }
@@ -154,20 +183,20 @@ impl Integer {
     /// [`Error::Argument`] if the format cannot store the values' range.
     pub fn round(values: &[f32], columns: usize, bits: u32, group: usize) -> Result<Integer> {
         let format = IntSymmetric::new(bits, Granularity::Group(group))?;
+        let in_row = columns.div_ceil(group);
         let mut codes = vec![0u8; values.len()];
-        let grids: Vec<Vec<f16>> = values
-            .par_chunks_exact(columns)
+        let mut scales = vec![f16::ZERO; values.len() / columns * in_row];
+        (values.par_chunks_exact(columns))
             .zip(codes.par_chunks_exact_mut(columns))
-            .map(|(row, codes)| {
+            .zip(scales.par_chunks_exact_mut(in_row))
+            .try_for_each(|((row, codes), scales)| {
                 let blocks = row.chunks(group).zip(codes.chunks_mut(group));
-                blocks
-                    .map(|(block, codes)| {
-                        let grid: Grid = format.encode(&Whole::default(), 0, block, codes)?;
-                        Ok(f16::from_f32(grid.0[0]))
-                    })
-                    .collect::<Result<_>>()
-            })
-            .collect::<Result<_>>()?;
+                for ((block, codes), scale) in blocks.zip(scales) {
+                    let grid: Grid = format.encode(&Whole::default(), 0, block, codes)?;
+                    *scale = f16::from_f32(grid.0[0]);
+                }
+                Ok::<(), Error>(())
+            })?;
         let zero = ((1u32 << (bits - 1)) - 1) as u8;
         let shape = (values.len() / columns, columns);
         let chunk = |n: usize, chunk: usize, out: &mut [u8; CHUNK]| {
@@ -175,7 +204,7 @@ impl Integer {
             let codes = &codes[n * shape.1..(n + 1) * shape.1][columns];
             out[..codes.len()].copy_from_slice(codes);
         };
-        let scale = |n: usize, g: usize| grids[n][g];
+        let scale = |n: usize, g: usize| scales[n * in_row + g];
         Ok(Integer {
             panels: IntPanels::pack_chunks(shape, bits as usize, group, chunk, &scale, Ok(zero)),
         })

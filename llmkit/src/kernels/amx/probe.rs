@@ -88,7 +88,7 @@ pub(super) unsafe fn knows_its_sums<U: Unit>(unit: &mut U) -> bool {
         out_stride: outputs,
         columns: outputs,
         into: Into::Replace,
-        ahead: 0,
+        next: std::ptr::null(),
     };
     // SAFETY: the job's sizes are those of x, w and out.
     unsafe { drive(unit, &job) };

@@ -137,7 +137,7 @@ fn simulate(x: &[u32], w: &Panels, tokens: usize, rows: usize, into: Into, start
             out_stride: w.rows(),
             columns: w.rows(),
             into,
-            ahead: 0,
+            next: std::ptr::null(),
         };
         // SAFETY: sizes as above.
         unsafe { drive(&mut Simulated::default(), &job) };
@@ -227,7 +227,7 @@ fn a_job_may_be_a_part_of_larger_matrices() {
             out_stride: stride,
             columns,
             into: Into::Add,
-            ahead: 0,
+            next: std::ptr::null(),
         };
         // SAFETY: the job lies inside x, w and out.
         unsafe { drive(&mut Simulated::default(), &job) };

@@ -18,6 +18,7 @@ mod softmax;
 mod team;
 mod trellis;
 mod update;
+mod windowed;
 
 use super::isa::Isa;
 

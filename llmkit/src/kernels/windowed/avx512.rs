@@ -1,0 +1,235 @@
+//! Few rows on AVX-512: elements are unpacked in registers, on their way from memory.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::{Packed, Patch, Windowed};
+use crate::kernels::dense::{Into, put512, tile_panels, tile_rows};
+use crate::kernels::panel::{LANES, Line};
+
+/// Rows of the tallest tile.
+const TALLEST: usize = 12;
+/// Rows up to which a panel is unpacked for each tile anew; for more, once for all of them.
+pub(super) const ROWS: usize = 2 * TALLEST;
+
+/// Bytes that all streams of a tile together fetch ahead. Measured on Zen 5: one token's products take 4.0 ms with it and one stream, 4.6
+/// without and eight streams (201 MB on two cores, 49 GB/s).
+const AHEAD: usize = 4096;
+
+/// A product of as many rows and panels as a tile has.
+struct Job {
+    x: *const u32,
+    words: usize,
+    /// Panels of `words` lines.
+    lines: *const Packed,
+    /// One a panel.
+    windows: *const Line,
+    out: *mut f32,
+    out_stride: usize,
+    columns: usize,
+    into: Into,
+}
+
+/// As [`some_panels`](super::some_panels), of at most [`ROWS`] tokens.
+///
+/// # Safety
+/// As there.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi")]
+pub(super) unsafe fn some_panels(
+    (x, matrix): (&[u32], &Windowed),
+    into: Into,
+    out: *mut f32,
+    tokens: Range<usize>,
+    panels: Range<usize>,
+) {
+    let (words, outputs) = (matrix.words, matrix.rows);
+    // One row is bound by memory, which likes one stream better than several; few rows leave registers for many panels.
+    let most = match tokens.len() {
+        0 | 1 => 1,
+        2..=6 => 4,
+        _ => 2,
+    };
+    let mut panel = panels.start;
+    while panel < panels.end {
+        let together = tile_panels((panels.end - panel) * LANES, most);
+        let mut patches = [[Patch::END].as_slice(); 4];
+        for (i, patches) in patches.iter_mut().enumerate().take(together) {
+            *patches = &matrix.patches[matrix.firsts[panel + i]..];
+        }
+        let mut token = tokens.start;
+        while token < tokens.end {
+            let rows = tile_rows(tokens.end - token, TALLEST);
+            let job = Job {
+                x: x[token * words..].as_ptr(),
+                words,
+                lines: matrix.lines[panel * words..].as_ptr(),
+                windows: matrix.windows[panel..].as_ptr(),
+                // SAFETY: inside `out`, as there are these tokens and panels.
+                out: unsafe { out.add(token * outputs + panel * LANES) },
+                out_stride: outputs,
+                columns: outputs - panel * LANES,
+                into,
+            };
+            macro_rules! tiles {
+                ($($m:literal x $($p:literal)*),*) => {
+                    match (rows, together) {
+                        $($(($m, $p) => tile::<$m, $p>(&job, patches),)*)*
+                        _ => unreachable!("no tile of {rows} rows and {together} panels"),
+                    }
+                };
+            }
+            // SAFETY: the job has these rows and panels.
+            unsafe {
+                tiles!(1 x 1, 2 x 1 2 3 4, 3 x 1 2 3 4, 4 x 1 2 3 4, 5 x 1 2 3 4, 6 x 1 2 3 4,
+                       7 x 1 2, 8 x 1 2, 9 x 1 2, 10 x 1 2, 11 x 1 2, 12 x 1 2);
+            }
+            token += rows;
+        }
+        panel += together;
+    }
+}
+
+/// Where the bytes of a [`Packed`] go: those of a row side by side, the third twice.
+const SIDE_BY_SIDE: [u8; 64] = {
+    let mut out = [0; 64];
+    let mut at = 0;
+    while at < 64 {
+        let part = [0, 1, 2, 2][at % 4];
+        out[at] = (part * LANES + at / 4) as u8;
+        at += 1;
+    }
+    out
+};
+
+/// Which eight bits of two rows side by side a byte of the elements begins with: low byte, and the third as it is or turned by four.
+const BITS: [u8; 64] = {
+    let mut out = [0; 64];
+    let mut at = 0;
+    while at < 64 {
+        out[at] = [0, 16, 8, 20][at % 4] + 32 * (at / 4 % 2) as u8;
+        at += 1;
+    }
+    out
+};
+
+/// Constants of [`Unpacker::line`], in registers.
+#[derive(Clone, Copy)]
+struct Unpacker {
+    side_by_side: __m512i,
+    bits: __m512i,
+    /// What is an element's own of the 16 bits that these begin with: all but what lies between sign and exponent.
+    own: __m512i,
+}
+
+impl Unpacker {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+    fn new() -> Unpacker {
+        // SAFETY: both are 64 bytes.
+        unsafe {
+            Unpacker {
+                side_by_side: _mm512_loadu_si512(SIDE_BY_SIDE.as_ptr().cast()),
+                bits: _mm512_loadu_si512(BITS.as_ptr().cast()),
+                own: _mm512_set1_epi16(0x87ff_u16 as i16),
+            }
+        }
+    }
+
+    /// A line but for patches, as [`unpack`](super::unpack) says.
+    ///
+    /// # Safety
+    /// There are 16 bytes behind the line.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+    unsafe fn line(self, at: *const Packed, window: __m512i) -> __m512i {
+        // SAFETY: the caller's.
+        let line = unsafe { _mm512_loadu_si512(at.cast()) };
+        let line = _mm512_permutexvar_epi8(self.side_by_side, line);
+        let line = _mm512_and_si512(_mm512_multishift_epi64_epi8(self.bits, line), self.own);
+        _mm512_add_epi16(line, window)
+    }
+}
+
+/// The lines of a panel, but for patches.
+///
+/// # Safety
+/// This machine has these features, and there are 16 bytes behind the last line.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+pub(super) unsafe fn unpack(packed: &[Packed], window: &Line, out: &mut [Line]) {
+    let unpacker = Unpacker::new();
+    // SAFETY: lines are 64 bytes and lie at multiples of it.
+    unsafe {
+        let window = _mm512_load_si512(window.0.as_ptr().cast());
+        for (out, packed) in out.iter_mut().zip(packed) {
+            _mm512_store_si512(out.0.as_mut_ptr().cast(), unpacker.line(packed, window));
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi")]
+unsafe fn tile<const M: usize, const P: usize>(job: &Job, mut patches: [&[Patch]; 4]) {
+    let mut sums = [[_mm512_setzero_ps(); P]; M];
+    let unpacker = Unpacker::new();
+    // SAFETY: M rows and P panels lie inside the job, and 16 bytes behind the last; the last panel's columns are masked.
+    unsafe {
+        let x: [*const u32; M] = std::array::from_fn(|m| job.x.wrapping_add(m * job.words));
+        let lines: [*const Packed; P] =
+            std::array::from_fn(|p| job.lines.wrapping_add(p * job.words));
+        let mut k = 0;
+        macro_rules! unpacked {
+            () => {{
+                let mut out = [_mm512_setzero_si512(); P];
+                for p in 0..P {
+                    let next = lines[p].wrapping_add(k).wrapping_byte_add(AHEAD / P);
+                    _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                    let window = _mm512_load_si512(job.windows.wrapping_add(p).cast());
+                    out[p] = unpacker.line(lines[p].wrapping_add(k), window);
+                }
+                out
+            }};
+        }
+        macro_rules! add {
+            ($lines:ident) => {
+                for m in 0..M {
+                    let x = _mm512_set1_epi32(*x[m].wrapping_add(k) as i32);
+                    let halves = |it: __m512i| std::mem::transmute::<__m512i, __m512bh>(it);
+                    for p in 0..P {
+                        sums[m][p] = _mm512_dpbf16_ps(sums[m][p], halves($lines[p]), halves(x));
+                    }
+                }
+            };
+        }
+        loop {
+            // Up to the next word with a patch.
+            let next = patches[..P].iter().map(|it| it[0].word as usize).min();
+            let next = next.unwrap_or(job.words).min(job.words);
+            while k < next {
+                let lines = unpacked!();
+                add!(lines);
+                k = k.wrapping_add(1);
+            }
+            if k == job.words {
+                break;
+            }
+            let mut lines = unpacked!();
+            for (line, patches) in lines.iter_mut().zip(&mut patches) {
+                let mut kept = Line::ZERO;
+                _mm512_store_si512((&raw mut kept).cast(), *line);
+                while patches[0].word as usize == k {
+                    patches[0].put(&mut kept);
+                    *patches = &patches[1..];
+                }
+                *line = _mm512_load_si512((&raw const kept).cast());
+            }
+            add!(lines);
+            k += 1;
+        }
+        for (m, sums) in sums.iter().enumerate() {
+            for (p, &sum) in sums.iter().enumerate() {
+                let at = job.out.add(m * job.out_stride + p * LANES);
+                put512(at, job.columns - p * LANES, job.into, sum);
+            }
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! bf16 matrices in 12 bits an element, to the bit.
+//!
+//! Trained weights use few of the 256 exponents that bf16 has. In a row nearly all lie in 16 that follow each other, its *window*: of a
+//! normal distribution, 10⁻⁴ is smaller than 2⁻¹³ of its width. So an element is kept as its sign, its 7 bits of mantissa and 4 that
+//! say which exponent of the window; the few outside of it are kept beside, with their place, as [`Patch`]es, and put in where a
+//! kernel passes by. What it multiplies with has the bits of [`Panels`], and so have its results.
+//!
+//! A decoded token reads every weight once and waits for memory, which has a quarter less to bring.
+//!
+//! **Storage.** As in [`Panels`], 16 rows are a panel, and a word is two elements; a word of 16 rows is 48 bytes instead of 64: of each row the low bytes
+//! (lowest bit of the window's exponent, mantissa) of the first element, those of the second, and a byte for the rest:
+//!
+//! ```text
+//! bit   7      6 5 4       3      2 1 0
+//!     sign₁ exponent₂/2  sign₂ exponent₁/2
+//! ```
+//! Turned by four bits it is for the second element what it is for the first.
+//!
+//! Source of the idea that bf16 weights lose a third of their bits without loss: Zhang et al. 2025, DFloat11 (arXiv 2504.11651). Its
+//! Huffman codes take 11 bits; a fixed width takes 12 and four instructions for 32 elements.
+
+#![allow(unsafe_code)]
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+use rayon::prelude::*;
+
+use super::dense::{self, Into, Part};
+use super::isa::{Isa, vectorizable, vectorized};
+use super::pages::{Pages, Zeroable};
+use super::panel::{Element, LANES, Line, Panels, bf16_value};
+
+/// Exponents in a window.
+const WINDOW: usize = 16;
+/// Elements for each one that may lie outside of its row's window: with more, patches would cost more than windows save.
+const FOR_EACH_PATCH: usize = 2048;
+/// Panels that are unpacked at once: as many as the widest tile of many rows has.
+const TOGETHER: usize = 2;
+
+/// A word of 16 rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(16))]
+pub struct Packed([[u8; LANES]; 3]);
+
+// SAFETY: an array of integers.
+unsafe impl Zeroable for Packed {
+    const ZERO: Packed = Packed([[0; LANES]; 3]);
+}
+
+/// An element outside of its row's window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+struct Patch {
+    /// Which word of its row.
+    word: u32,
+    /// Twice the row's place in the panel, and one more for the second element of the word.
+    half: u16,
+    /// The element.
+    bits: u16,
+}
+
+impl Patch {
+    /// Behind the last one of a panel.
+    const END: Patch = Patch {
+        word: u32::MAX,
+        half: 0,
+        bits: 0,
+    };
+}
+
+/// A matrix (N rows, some words a row) of bf16 in windows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Windowed {
+    rows: usize,
+    words: usize,
+    /// Panel after panel, and one more: kernels load 64 bytes at a time.
+    lines: Pages<Packed>,
+    /// Of each panel, for each row, the first exponent of its window, where both elements of a word have theirs.
+    windows: Pages<Line>,
+    /// Of each panel, in order, with an [`END`](Patch::END).
+    patches: Vec<Patch>,
+    /// Where those of each panel begin.
+    firsts: Vec<usize>,
+}
+
+impl Windowed {
+    /// Packs a matrix of bf16 words; gives it back if too many elements lie outside of their rows' windows.
+    ///
+    /// # Errors
+    /// `panels`, as they were.
+    pub fn of(panels: Panels) -> Result<Windowed, Panels> {
+        let packed = Windowed::pack(&panels);
+        match packed.outside() * FOR_EACH_PATCH > 2 * panels.rows() * panels.words() {
+            true => Err(panels),
+            false => Ok(packed),
+        }
+    }
+
+    /// Packs a matrix of bf16 words however many elements lie outside.
+    pub(super) fn pack(panels: &Panels) -> Windowed {
+        let (rows, words) = (panels.rows(), panels.words());
+        let windows = Pages::new(panels.panels(), |windows| {
+            let lines = panels.lines().par_chunks_exact(words.max(1));
+            (windows.par_iter_mut().zip(lines)).for_each(|(out, lines)| *out = windows_of(lines));
+        });
+        let mut patches = vec![Vec::new(); panels.panels()];
+        let lines = Pages::new(panels.lines().len() + 1, |packed| {
+            let packed = packed.par_chunks_exact_mut(words.max(1));
+            let lines = panels.lines().par_chunks_exact(words.max(1));
+            (packed.zip(lines).zip(&*windows).zip(&mut patches)).for_each(
+                |(((packed, lines), window), patches)| {
+                    pack(lines, window, packed, patches);
+                    patches.push(Patch::END);
+                },
+            );
+        });
+        let firsts = (patches.iter())
+            .scan(0, |first, it| {
+                *first += it.len();
+                Some(*first - it.len())
+            })
+            .collect();
+        let patches = patches.concat();
+        Windowed {
+            rows,
+            words,
+            lines,
+            windows,
+            patches,
+            firsts,
+        }
+    }
+
+    /// Rows, N.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Words in a row.
+    pub fn words(&self) -> usize {
+        self.words
+    }
+
+    /// Elements outside of their rows' windows.
+    pub fn outside(&self) -> usize {
+        self.patches.len() - self.firsts.len()
+    }
+
+    /// Bytes in memory, padding included.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.lines)
+            + size_of_val(&*self.windows)
+            + size_of_val(&*self.patches)
+            + size_of_val(&*self.firsts)
+    }
+
+    /// The elements of a row, into `out` (as many as are wanted, at most twice the words).
+    ///
+    /// # Panics
+    /// If there is no such row, or it has not as many elements.
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        let (panel, lane) = (row / LANES, row % LANES);
+        let window = self.windows[panel].0[lane];
+        let packed = &self.lines[panel * self.words..][..self.words];
+        let element = Element::Bf16;
+        for (out, packed) in out.chunks_mut(2).zip(packed) {
+            let word = unpack(packed.0.map(|it| it[lane]), window);
+            for (index, out) in out.iter_mut().enumerate() {
+                *out = element.of_word(word, index);
+            }
+        }
+        for it in self.patches_of(panel) {
+            let half = usize::from(it.half);
+            if let (true, Some(out)) = (half / 2 == lane, out.get_mut(2 * it.word as usize + half % 2)) {
+                *out = bf16_value(it.bits);
+            }
+        }
+    }
+
+    /// The matrix as it was before.
+    pub(super) fn panels(&self, isa: Isa) -> Panels {
+        let mut lines = vec![Line::ZERO; self.windows.len() * self.words];
+        for (panel, lines) in lines.chunks_exact_mut(self.words.max(1)).enumerate() {
+            self.unpack(isa, panel, lines);
+        }
+        Panels::pack(self.rows, self.words, |row, at| {
+            lines[row / LANES * self.words + at].0[row % LANES]
+        })
+    }
+
+    fn patches_of(&self, panel: usize) -> impl Iterator<Item = &Patch> {
+        let all = self.patches[self.firsts[panel]..].iter();
+        all.take_while(|&&it| it != Patch::END)
+    }
+
+    /// The lines of a panel as they were before.
+    ///
+    /// # Panics
+    /// If the machine lacks `isa`.
+    fn unpack(&self, isa: Isa, panel: usize, out: &mut [Line]) {
+        let packed = &self.lines[panel * self.words..][..self.words];
+        let window = &self.windows[panel];
+        match isa.checked() {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: there is one line more than all panels have.
+            Isa::Avx512 | Isa::Amx => unsafe { avx512::unpack(packed, window, out) },
+            _ => vectorized(isa, Unpack, (packed, window, &mut *out)),
+        }
+        for it in self.patches_of(panel) {
+            it.put(&mut out[it.word as usize]);
+        }
+    }
+}
+
+impl Patch {
+    /// Puts the element in its place in a line.
+    #[inline(always)]
+    fn put(self, line: &mut Line) {
+        let (lane, shift) = (usize::from(self.half / 2), 16 * (self.half % 2));
+        let word = &mut line.0[lane];
+        *word = *word & !(0xffff << shift) | u32::from(self.bits) << shift;
+    }
+}
+
+/// Exponent of bf16 bits.
+fn exponent(bits: u16) -> usize {
+    usize::from(bits >> 7 & 0xff)
+}
+
+/// For each row of a panel, the first exponent of the window that most of its elements are in, as it is added to both elements of a word.
+fn windows_of(lines: &[Line]) -> Line {
+    Line(std::array::from_fn(|lane| {
+        let mut counts = [0usize; 256];
+        for line in lines {
+            counts[exponent(line.0[lane] as u16)] += 1;
+            counts[exponent((line.0[lane] >> 16) as u16)] += 1;
+        }
+        let inside = |first: usize| counts[first..first + WINDOW].iter().sum::<usize>();
+        let first = (0..=counts.len() - WINDOW).max_by_key(|&first| inside(first));
+        (first.unwrap_or(0) as u32) << 7 | (first.unwrap_or(0) as u32) << 23
+    }))
+}
+
+/// Packs the lines of a panel; what is outside of the windows goes to `patches`.
+fn pack(lines: &[Line], window: &Line, packed: &mut [Packed], patches: &mut Vec<Patch>) {
+    for (word, (line, packed)) in lines.iter().zip(packed).enumerate() {
+        for (lane, (&both, &window)) in line.0.iter().zip(&window.0).enumerate() {
+            let mut high = 0u8;
+            for half in 0..2 {
+                let bits = (both >> (16 * half)) as u16;
+                // The exponent from the window's first on; elements outside of it are patched over whatever is here.
+                let code = exponent(bits).wrapping_sub(exponent(window as u16));
+                if code >= WINDOW {
+                    patches.push(Patch {
+                        word: word as u32,
+                        half: (2 * lane + half) as u16,
+                        bits,
+                    });
+                }
+                packed.0[half][lane] = (code as u8 & 1) << 7 | bits as u8 & 0x7f;
+                let rest = ((bits >> 8) as u8 & 0x80) | (code as u8 & 15) >> 1;
+                high |= rest.rotate_right(4 * half as u32);
+            }
+            packed.0[2][lane] = high;
+        }
+    }
+}
+
+/// Both elements of a word, but for patches.
+#[inline(always)]
+fn unpack([first, second, rest]: [u8; 3], window: u32) -> u32 {
+    let high = |rest: u8| u32::from(rest & 0x87) << 8;
+    let first = u32::from(first) | high(rest);
+    let second = u32::from(second) | high(rest.rotate_left(4));
+    // A window ends at the largest exponent at most: nothing is carried from the first to the second, or into a sign.
+    (first | second << 16) + window
+}
+
+vectorizable!(Unpack<'a>: unpack_lines, (&'a [Packed], &'a Line, &'a mut [Line]) => ());
+
+#[inline(always)]
+fn unpack_lines((packed, window, out): (&[Packed], &Line, &mut [Line])) {
+    for (out, packed) in out.iter_mut().zip(packed) {
+        let [first, second, rest] = &packed.0;
+        for lane in 0..LANES {
+            out.0[lane] = unpack([first[lane], second[lane], rest[lane]], window.0[lane]);
+        }
+    }
+}
+
+thread_local! {
+    /// Panels of this thread, unpacked.
+    static UNPACKED: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Panels `panels` of rows `tokens` of `x` · Wᵀ, into `out` (T, N).
+///
+/// # Safety
+/// * This machine has `isa`, which is not the reference.
+/// * `x` and `out` are T rows of the matrix's sizes, `tokens` among them; nobody else touches these rows and columns of `out` meanwhile.
+pub(super) unsafe fn some_panels(
+    isa: Isa,
+    (x, matrix): (&[u32], &Windowed),
+    into: Into,
+    out: *mut f32,
+    tokens: Range<usize>,
+    panels: Range<usize>,
+) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512 && tokens.len() <= avx512::ROWS {
+        // SAFETY: passed on.
+        return unsafe { avx512::some_panels((x, matrix), into, out, tokens, panels) };
+    }
+    let words = matrix.words;
+    UNPACKED.with_borrow_mut(|lines| {
+        lines.resize(lines.len().max(TOGETHER * words), Line::ZERO);
+        for first in panels.clone().step_by(TOGETHER) {
+            let these = first..panels.end.min(first + TOGETHER);
+            for (panel, lines) in these.clone().zip(lines.chunks_exact_mut(words.max(1))) {
+                matrix.unpack(isa, panel, lines);
+            }
+            let part = Part {
+                element: Element::Bf16,
+                x,
+                words,
+                outputs: matrix.rows,
+                lines,
+                // A little more than the next ones, for they are smaller than lines.
+                next: matrix.lines.as_ptr().wrapping_add(these.end * words).cast(),
+            };
+            // SAFETY: passed on.
+            unsafe { dense::some_panels(isa, &part, into, out, tokens.clone(), these) };
+        }
+    });
+}
+
+/// As [`dense::reference`].
+pub(super) fn reference(x: &[u32], matrix: &Windowed, into: Into, out: &mut [f32]) {
+    dense::reference(Element::Bf16, x, &matrix.panels(Isa::Reference), into, out);
+}
