@@ -25,7 +25,7 @@ const PIECE_ROWS: usize = 256;
 /// A multiple of the rows of all tiles.
 const TILE_ROWS: usize = 96;
 /// Pieces for each thread where there are few rows: memory likes long pieces, a thread that is held up short ones.
-const SHARES: usize = 4;
+const SHARES: usize = 2;
 
 /// A matrix and its input, in the form that its kernel wants.
 #[derive(Debug, Clone, Copy)]
@@ -133,7 +133,7 @@ pub fn multiply_all(isa: Isa, products: &mut [Product<'_>], team: &Team) {
     let heights = rows.div_ceil(height);
     // Panels of all products are numbered through: a piece may end in another product than it begins in. Pieces of the same panels come
     // one after the other, so that these come from memory once.
-    team.tasks(panels.div_ceil(piece) * heights, &|index| {
+    team.neighbours(panels.div_ceil(piece) * heights, &|index| {
         let (index, part) = (index / heights, index % heights);
         let tokens = part * height..(part + 1) * height;
         let mut first = 0;

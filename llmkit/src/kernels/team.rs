@@ -112,6 +112,32 @@ impl Team {
         });
     }
 
+    /// As [`tasks`](Self::tasks), but each thread begins with a share of its own and takes neighbours one after the other, as what they read
+    /// may be neighbours too. A thread that is done with its share takes what is last in others'.
+    ///
+    /// # Panics
+    /// As [`tasks`](Self::tasks).
+    pub fn neighbours(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {
+        if count <= 1 || self.workers.is_empty() || INSIDE.get() {
+            return (0..count).for_each(task);
+        }
+        let parts = self.threads();
+        let share = |part: usize| Share::new(count * part / parts..count * (part + 1) / parts);
+        let shares: Vec<Share> = (0..parts).map(share).collect();
+        let come = AtomicUsize::new(0);
+        self.region(&|| {
+            let own = come.fetch_add(1, Ordering::Relaxed);
+            while let Some(index) = shares[own].take(true) {
+                task(index);
+            }
+            for other in (1..parts).map(|it| &shares[(own + it) % parts]) {
+                while let Some(index) = other.take(false) {
+                    task(index);
+                }
+            }
+        });
+    }
+
     /// Calls `task(index, item)` for each of `items`, which it takes: how threads get parts of their own of what is to be changed.
     ///
     /// # Panics
@@ -170,6 +196,25 @@ impl Team {
         let theirs = self.shared.panic.lock().ok().and_then(|mut it| it.take());
         if let Some(panic) = own.err().or(theirs) {
             resume_unwind(panic);
+        }
+    }
+}
+
+/// Consecutive tasks of which some are left. On a cache line of its own: its thread takes from it all the time.
+#[repr(align(64))]
+struct Share(Mutex<Range<usize>>);
+
+impl Share {
+    fn new(tasks: Range<usize>) -> Share {
+        Share(Mutex::new(tasks))
+    }
+
+    /// The first of those left, or the last.
+    fn take(&self, first: bool) -> Option<usize> {
+        let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match first {
+            true => left.next(),
+            false => left.next_back(),
         }
     }
 }
@@ -243,12 +288,15 @@ mod tests {
                 team.tasks(count, &|i| {
                     tasks[i].fetch_add(1, Ordering::Relaxed);
                 });
+                team.neighbours(count, &|i| {
+                    tasks[i].fetch_add(1, Ordering::Relaxed);
+                });
                 team.ranges(count, &|rows| {
                     for i in rows {
                         tasks[i].fetch_add(1, Ordering::Relaxed);
                     }
                 });
-                assert!(tasks.iter().all(|it| it.load(Ordering::Relaxed) == 2));
+                assert!(tasks.iter().all(|it| it.load(Ordering::Relaxed) == 3));
                 let mut own: Vec<usize> = vec![0; count];
                 team.each(own.iter_mut(), &|index, it| *it += index + 1);
                 assert!(own.into_iter().eq(1..=count));

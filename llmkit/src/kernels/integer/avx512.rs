@@ -2,6 +2,8 @@
 
 use std::arch::x86_64::*;
 
+use half::f16;
+
 use super::{Job, WORDS};
 use crate::kernels::dense::{put512, tile_panels, tile_rows};
 use crate::kernels::panel::{LANES, Line};
@@ -16,7 +18,8 @@ pub(super) unsafe fn run<const BITS: usize>(job: &Job) {
     let mut column = 0;
     while column < job.columns {
         let panels = tile_panels(job.columns - column, most);
-        let mut row = 0;
+        let passes = job.rows.div_ceil(12 / panels);
+        let (mut row, mut pass) = (0, 0);
         while row < job.rows {
             let rows = tile_rows(job.rows - row, 12 / panels);
             macro_rules! tiles {
@@ -30,16 +33,15 @@ pub(super) unsafe fn run<const BITS: usize>(job: &Job) {
             // SAFETY: row < rows and column < columns; the piece has these rows and columns that reach into its last panel.
             unsafe {
                 let mut piece = job.at::<BITS>(row, column);
-                // The first rows that pass by a tile's panels fetch those of the next tile: processors do not begin a stream by themselves
-                // before it has been missed a few times, and a panel is short.
-                let is_last = column + panels * LANES >= job.columns;
-                piece.ahead = match row == 0 && !is_last {
-                    true => panels * job.chunks * BITS,
-                    false => 0,
-                };
+                // Rows that pass by a tile's panels fetch those of the next tile: processors do not begin a stream by themselves before it has
+                // been missed a few times, and a panel is short. Each pass has its share, so that memory does not rest. Behind the last tile
+                // there is what this thread does next, most times.
+                piece.ahead = if job.rows == 1 { 64 } else { panels * job.chunks * BITS };
+                (piece.first, piece.every) = (pass, passes);
                 tiles!(piece: 1 x 1 2, 2 x 1 2, 3 x 1 2, 4 x 1 2, 5 x 1 2, 6 x 1 2, 7 x 1, 8 x 1, 9 x 1, 10 x 1, 11 x 1, 12 x 1);
             }
             row += rows;
+            pass += 1;
         }
         column += panels * LANES;
     }
@@ -98,7 +100,18 @@ unsafe fn tile512<const BITS: usize, const M: usize, const P: usize>(job: &Job) 
             std::array::from_fn(|m| job.x.wrapping_add(m * job.chunks * WORDS));
         let lines: [*const Line; P] =
             std::array::from_fn(|p| job.lines.wrapping_add(p * job.chunks * BITS));
-        let mut chunk = 0usize;
+        let (mut chunk, mut fetch) = (0usize, job.first);
+        if job.first == 0 {
+            // Scales of the next tile, less than a processor would notice as a stream.
+            let bytes = P * job.groups * size_of::<[f16; LANES]>();
+            for of_groups in [job.scales, job.mins].iter().take(1 + usize::from(has_mins)) {
+                let mut at = of_groups.wrapping_byte_add(bytes);
+                for _ in 0..bytes.div_ceil(64) {
+                    _mm_prefetch::<_MM_HINT_T0>(at.cast());
+                    at = at.wrapping_byte_add(64);
+                }
+            }
+        }
         for g in 0..job.groups {
             let mut sums = [[_mm512_setzero_si512(); P]; M];
             let mut odd = sums;
@@ -110,13 +123,18 @@ unsafe fn tile512<const BITS: usize, const M: usize, const P: usize>(job: &Job) 
             let end = job.chunks.min((g + 1) * job.group_chunks);
             while chunk < end {
                 let (word, line) = (chunk.wrapping_mul(WORDS), chunk.wrapping_mul(BITS));
-                if job.ahead > 0 {
+                if chunk == fetch {
                     for lines in lines {
                         let next = lines.wrapping_add(line).wrapping_add(job.ahead);
                         for bit in 0..BITS {
-                            _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(bit).cast());
+                            let line = next.wrapping_add(bit).cast();
+                            match M {
+                                1 => _mm_prefetch::<_MM_HINT_T0>(line),
+                                _ => _mm_prefetch::<_MM_HINT_T1>(line),
+                            }
                         }
                     }
+                    fetch = fetch.wrapping_add(job.every);
                 }
                 macro_rules! words {
                     ($($j:literal)*) => {$(

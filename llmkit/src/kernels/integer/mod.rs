@@ -131,8 +131,11 @@ struct Job {
     out_stride: usize,
     columns: usize,
     into: Into,
-    /// Lines from one of the matrix to the one that is wanted in its place next; zero if none is.
+    /// Lines from one of the matrix to the one that is wanted in its place next, or may be: it need not be there.
     ahead: usize,
+    /// Chunks whose lines are fetched so: from this one on, one of so many.
+    first: usize,
+    every: usize,
 }
 
 impl Job {
@@ -170,6 +173,8 @@ impl Job {
             columns: (panels.end * LANES).min(matrix.rows) - first,
             into,
             ahead: 0,
+            first: usize::MAX,
+            every: 1,
         }
     }
 

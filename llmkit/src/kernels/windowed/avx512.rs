@@ -10,7 +10,7 @@ use crate::kernels::panel::{LANES, Line};
 /// Rows of the tallest tile.
 const TALLEST: usize = 12;
 /// Rows up to which a panel is unpacked for each tile anew; for more, once for all of them.
-pub(super) const ROWS: usize = 2 * TALLEST;
+pub(super) const ROWS: usize = TALLEST;
 
 /// Bytes that all streams of a tile together fetch ahead. Measured on Zen 5: one token's products take 4.0 ms with it and one stream, 4.6
 /// without and eight streams (201 MB on two cores, 49 GB/s).
