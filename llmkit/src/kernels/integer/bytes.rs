@@ -204,16 +204,19 @@ fn round_row((row, group, rule, most): (Row<'_>, usize, Scale, f32)) {
 /// pass a NaN by.
 #[inline(always)]
 fn largest(x: &[f32]) -> f32 {
-    let magnitude = |x: &f32| x.to_bits() & 0x7fff_ffff;
-    let mut tops = [0u32; LANES];
-    let (chunks, rest) = x.as_chunks::<LANES>();
+    let magnitude = |x: f32| x.to_bits() & 0x7fff_ffff;
+    // Whole chunks for themselves: the compiler knows how many there are.
+    let (chunks, rest) = x.as_chunks::<CHUNK>();
+    let mut top = 0;
     for chunk in chunks {
-        for (top, x) in tops.iter_mut().zip(chunk) {
-            *top = (*top).max(magnitude(x));
+        for &x in chunk {
+            top = magnitude(x).max(top);
         }
     }
-    let top = tree(tops, u32::max);
-    f32::from_bits(rest.iter().map(magnitude).fold(top, u32::max))
+    for &x in rest {
+        top = magnitude(x).max(top);
+    }
+    f32::from_bits(top)
 }
 
 /// The scale that takes `top` to `most`, and what values are multiplied by.
