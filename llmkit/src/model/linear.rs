@@ -92,9 +92,9 @@ impl Dense {
     pub fn new(element: Element, values: &[f32], columns: usize) -> Dense {
         let kept = match element {
             Element::F32 => Kept::Panels(element, Panels::of_f32(values, columns)),
-            Element::Bf16 => match Windowed::of(Panels::of_bf16(values, columns)) {
-                Ok(windowed) => Kept::Windowed(windowed),
-                Err(panels) => Kept::Panels(element, panels),
+            Element::Bf16 => match Windowed::of_f32(values, columns) {
+                Some(windowed) => Kept::Windowed(windowed),
+                None => Kept::Panels(element, Panels::of_bf16(values, columns)),
             },
         };
         Dense { columns, kept }
@@ -184,29 +184,27 @@ impl Integer {
     pub fn round(values: &[f32], columns: usize, bits: u32, group: usize) -> Result<Integer> {
         let format = IntSymmetric::new(bits, Granularity::Group(group))?;
         let in_row = columns.div_ceil(group);
-        let mut codes = vec![0u8; values.len()];
         let mut scales = vec![f16::ZERO; values.len() / columns * in_row];
         (values.par_chunks_exact(columns))
-            .zip(codes.par_chunks_exact_mut(columns))
             .zip(scales.par_chunks_exact_mut(in_row))
-            .try_for_each(|((row, codes), scales)| {
-                let blocks = row.chunks(group).zip(codes.chunks_mut(group));
-                for ((block, codes), scale) in blocks.zip(scales) {
-                    let grid: Grid = format.encode(&Whole::default(), 0, block, codes)?;
-                    *scale = f16::from_f32(grid.0[0]);
+            .try_for_each(|(row, scales)| {
+                for (block, scale) in row.chunks(group).zip(scales) {
+                    *scale = f16::from_f32(format.fit(&Whole::default(), 0, block)?.0[0]);
                 }
                 Ok::<(), Error>(())
             })?;
         let zero = ((1u32 << (bits - 1)) - 1) as u8;
         let shape = (values.len() / columns, columns);
-        let chunk = |n: usize, chunk: usize, out: &mut [u8; CHUNK]| {
+        // Codes are made where they are packed: they would take a quarter of what the values take.
+        let codes = |n: usize, chunk: usize, out: &mut [u8; CHUNK]| {
             let columns = chunk * CHUNK..columns.min((chunk + 1) * CHUNK);
-            let codes = &codes[n * shape.1..(n + 1) * shape.1][columns];
-            out[..codes.len()].copy_from_slice(codes);
+            let grid = Grid(vec![scales[n * in_row + columns.start / group].to_f32()]);
+            let row = &values[n * shape.1..(n + 1) * shape.1];
+            format.round(&grid, 0, &row[columns], out);
         };
         let scale = |n: usize, g: usize| scales[n * in_row + g];
         Ok(Integer {
-            panels: IntPanels::pack_chunks(shape, bits as usize, group, chunk, &scale, Ok(zero)),
+            panels: IntPanels::pack_chunks(shape, bits as usize, group, codes, &scale, Ok(zero)),
         })
     }
 

@@ -36,7 +36,11 @@ pub(super) unsafe fn run<const BITS: usize>(job: &Job) {
                 // Rows that pass by a tile's panels fetch those of the next tile: processors do not begin a stream by themselves before it has
                 // been missed a few times, and a panel is short. Each pass has its share, so that memory does not rest. Behind the last tile
                 // there is what this thread does next, most times.
-                piece.ahead = if job.rows == 1 { 64 } else { panels * job.chunks * BITS };
+                piece.ahead = if job.rows == 1 {
+                    64
+                } else {
+                    panels * job.chunks * BITS
+                };
                 (piece.first, piece.every) = (pass, passes);
                 tiles!(piece: 1 x 1 2, 2 x 1 2, 3 x 1 2, 4 x 1 2, 5 x 1 2, 6 x 1 2, 7 x 1, 8 x 1, 9 x 1, 10 x 1, 11 x 1, 12 x 1);
             }
@@ -104,7 +108,10 @@ unsafe fn tile512<const BITS: usize, const M: usize, const P: usize>(job: &Job) 
         if job.first == 0 {
             // Scales of the next tile, less than a processor would notice as a stream.
             let bytes = P * job.groups * size_of::<[f16; LANES]>();
-            for of_groups in [job.scales, job.mins].iter().take(1 + usize::from(has_mins)) {
+            for of_groups in [job.scales, job.mins]
+                .iter()
+                .take(1 + usize::from(has_mins))
+            {
                 let mut at = of_groups.wrapping_byte_add(bytes);
                 for _ in 0..bytes.div_ceil(64) {
                     _mm_prefetch::<_MM_HINT_T0>(at.cast());

@@ -1,7 +1,7 @@
 //! bf16 matrices in 12 bits an element, to the bit.
 //!
-//! Trained weights use few of the 256 exponents that bf16 has. In a row nearly all lie in 16 that follow each other, its *window*: of a
-//! normal distribution, 10⁻⁴ is smaller than 2⁻¹³ of its width. So an element is kept as its sign, its 7 bits of mantissa and 4 that
+//! Trained weights use few of the 256 exponents that bf16 has. In a row nearly all lie in 16 that follow each other and end with its
+//! largest, its *window*: of a normal distribution, 10⁻⁴ is smaller than 2⁻¹³ of its width. So an element is kept as its sign, its 7 bits of mantissa and 4 that
 //! say which exponent of the window; the few outside of it are kept beside, with their place, as [`Patch`]es, and put in where a
 //! kernel passes by. What it multiplies with has the bits of [`Panels`], and so have its results.
 //!
@@ -23,12 +23,14 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
 use rayon::prelude::*;
 
+use super::activation::row_to_bf16;
 use super::dense::{self, Into, Part};
 use super::isa::{Isa, vectorizable, vectorized};
 use super::pages::{Pages, Zeroable};
@@ -88,35 +90,51 @@ pub struct Windowed {
 }
 
 impl Windowed {
-    /// Packs a matrix of bf16 words; gives it back if too many elements lie outside of their rows' windows.
-    ///
-    /// # Errors
-    /// `panels`, as they were.
-    pub fn of(panels: Panels) -> Result<Windowed, Panels> {
-        let packed = Windowed::pack(&panels);
-        match packed.outside() * FOR_EACH_PATCH > 2 * panels.rows() * panels.words() {
-            true => Err(panels),
-            false => Ok(packed),
-        }
+    /// A matrix (N, K) of f32, row-major, rounded to bf16; none if too many elements lie outside of their rows' windows.
+    pub fn of_f32(values: &[f32], columns: usize) -> Option<Windowed> {
+        let rows = values.len().checked_div(columns).unwrap_or(0);
+        let row = |row: usize, out: &mut [u32]| {
+            let values = &values[row * columns..][..columns];
+            vectorized(Isa::best(), ToBf16, (values, out));
+        };
+        let (windows, outside) = windows_of(rows, Element::Bf16.words(columns), &row);
+        let is_worth_it = outside * FOR_EACH_PATCH <= values.len();
+        is_worth_it.then(|| Windowed::pack(rows, columns.div_ceil(2), windows, &row))
     }
 
-    /// Packs a matrix of bf16 words however many elements lie outside.
-    pub(super) fn pack(panels: &Panels) -> Windowed {
+    /// Packs a matrix however many elements lie outside.
+    #[cfg(test)]
+    pub(super) fn of(panels: &Panels) -> Windowed {
         let (rows, words) = (panels.rows(), panels.words());
-        let windows = Pages::new(panels.panels(), |windows| {
-            let lines = panels.lines().par_chunks_exact(words.max(1));
-            (windows.par_iter_mut().zip(lines)).for_each(|(out, lines)| *out = windows_of(lines));
-        });
-        let mut patches = vec![Vec::new(); panels.panels()];
-        let lines = Pages::new(panels.lines().len() + 1, |packed| {
+        let row = |row: usize, out: &mut [u32]| {
+            (out.iter_mut().enumerate()).for_each(|(at, out)| *out = panels.word(row, at));
+        };
+        let (windows, _) = windows_of(rows, words, &row);
+        Windowed::pack(rows, words, windows, &row)
+    }
+
+    fn pack(
+        rows: usize,
+        words: usize,
+        windows: Pages<Line>,
+        row: &(impl Fn(usize, &mut [u32]) + Sync),
+    ) -> Windowed {
+        let mut patches = vec![Vec::new(); windows.len()];
+        let lines = Pages::new(windows.len() * words + 1, |packed| {
             let packed = packed.par_chunks_exact_mut(words.max(1));
-            let lines = panels.lines().par_chunks_exact(words.max(1));
-            (packed.zip(lines).zip(&*windows).zip(&mut patches)).for_each(
-                |(((packed, lines), window), patches)| {
-                    pack(lines, window, packed, patches);
-                    patches.push(Patch::END);
-                },
-            );
+            let panels = packed.zip(&*windows).zip(&mut patches).enumerate();
+            panels.for_each(|(panel, ((packed, window), patches))| {
+                // Rows that are not there are zero.
+                let mut of_panel = vec![0; LANES * words];
+                for (lane, out) in of_panel.chunks_exact_mut(words.max(1)).enumerate() {
+                    if panel * LANES + lane < rows {
+                        row(panel * LANES + lane, out);
+                    }
+                }
+                let panel = (of_panel.as_slice(), window, packed, &mut *patches);
+                vectorized(Isa::best(), Pack, panel);
+                patches.push(Patch::END);
+            });
         });
         let firsts = (patches.iter())
             .scan(0, |first, it| {
@@ -124,13 +142,12 @@ impl Windowed {
                 Some(*first - it.len())
             })
             .collect();
-        let patches = patches.concat();
         Windowed {
             rows,
             words,
             lines,
             windows,
-            patches,
+            patches: patches.concat(),
             firsts,
         }
     }
@@ -175,7 +192,10 @@ impl Windowed {
         }
         for it in self.patches_of(panel) {
             let half = usize::from(it.half);
-            if let (true, Some(out)) = (half / 2 == lane, out.get_mut(2 * it.word as usize + half % 2)) {
+            if let (true, Some(out)) = (
+                half / 2 == lane,
+                out.get_mut(2 * it.word as usize + half % 2),
+            ) {
                 *out = bf16_value(it.bits);
             }
         }
@@ -226,46 +246,80 @@ impl Patch {
     }
 }
 
-/// Exponent of bf16 bits.
-fn exponent(bits: u16) -> usize {
-    usize::from(bits >> 7 & 0xff)
-}
-
-/// For each row of a panel, the first exponent of the window that most of its elements are in, as it is added to both elements of a word.
-fn windows_of(lines: &[Line]) -> Line {
-    Line(std::array::from_fn(|lane| {
-        let mut counts = [0usize; 256];
-        for line in lines {
-            counts[exponent(line.0[lane] as u16)] += 1;
-            counts[exponent((line.0[lane] >> 16) as u16)] += 1;
-        }
-        let inside = |first: usize| counts[first..first + WINDOW].iter().sum::<usize>();
-        let first = (0..=counts.len() - WINDOW).max_by_key(|&first| inside(first));
-        (first.unwrap_or(0) as u32) << 7 | (first.unwrap_or(0) as u32) << 23
-    }))
-}
-
-/// Packs the lines of a panel; what is outside of the windows goes to `patches`.
-fn pack(lines: &[Line], window: &Line, packed: &mut [Packed], patches: &mut Vec<Patch>) {
-    for (word, (line, packed)) in lines.iter().zip(packed).enumerate() {
-        for (lane, (&both, &window)) in line.0.iter().zip(&window.0).enumerate() {
-            let mut high = 0u8;
-            for half in 0..2 {
-                let bits = (both >> (16 * half)) as u16;
-                // The exponent from the window's first on; elements outside of it are patched over whatever is here.
-                let code = exponent(bits).wrapping_sub(exponent(window as u16));
-                if code >= WINDOW {
-                    patches.push(Patch {
-                        word: word as u32,
-                        half: (2 * lane + half) as u16,
-                        bits,
-                    });
+/// For each row the window that ends with the largest exponent in it, as it is added to both elements of a word; how many elements are in none.
+fn windows_of(
+    rows: usize,
+    words: usize,
+    row: &(impl Fn(usize, &mut [u32]) + Sync),
+) -> (Pages<Line>, usize) {
+    let outside = AtomicUsize::new(0);
+    let lines = Pages::new(rows.div_ceil(LANES), |lines: &mut [Line]| {
+        let panels = lines.par_iter_mut().enumerate();
+        panels.for_each_init(
+            || vec![0; words],
+            |buffer, (panel, line)| {
+                for (out, n) in line.0.iter_mut().zip(panel * LANES..rows) {
+                    row(n, buffer);
+                    let (window, count) = vectorized(Isa::best(), WindowOf, buffer);
+                    *out = window;
+                    outside.fetch_add(count, Relaxed);
                 }
-                packed.0[half][lane] = (code as u8 & 1) << 7 | bits as u8 & 0x7f;
-                let rest = ((bits >> 8) as u8 & 0x80) | (code as u8 & 15) >> 1;
-                high |= rest.rotate_right(4 * half as u32);
+            },
+        );
+    });
+    (lines, outside.into_inner())
+}
+
+vectorizable!(ToBf16<'a>: row_to_bf16, (&'a [f32], &'a mut [u32]) => ());
+vectorizable!(WindowOf<'a>: window_of, &'a [u32] => (u32, usize));
+
+#[inline(always)]
+fn window_of(row: &[u32]) -> (u32, usize) {
+    let mut top = 0;
+    for word in row {
+        top = top.max(word & 0x7fff).max(word >> 16 & 0x7fff);
+    }
+    let first = (top >> 7).saturating_sub(WINDOW as u32 - 1) << 7;
+    let mut outside = 0;
+    for word in row {
+        outside += u32::from(word & 0x7fff < first) + u32::from(word >> 16 & 0x7fff < first);
+    }
+    (first | first << 16, outside as usize)
+}
+
+vectorizable!(Pack<'a>: pack_panel, (&'a [u32], &'a Line, &'a mut [Packed], &'a mut Vec<Patch>) => ());
+
+/// Packs the rows of a panel, one after the other; what is outside of the windows goes to `patches`.
+#[inline(always)]
+fn pack_panel((rows, window, packed, patches): (&[u32], &Line, &mut [Packed], &mut Vec<Patch>)) {
+    let words = packed.len();
+    for (at, packed) in packed.iter_mut().enumerate() {
+        let mut outside = 0;
+        for lane in 0..LANES {
+            let (word, first) = (rows[lane * words + at], window.0[lane] >> 7 & 0xff);
+            // Exponents from the window's first on; elements outside of it are patched over whatever is here.
+            let code = |bits: u32| (bits >> 7 & 0xff).wrapping_sub(first);
+            let low = |bits: u32| (code(bits) << 7 | bits & 0x7f) as u8;
+            let rest = |bits: u32| (bits >> 8 & 0x80 | code(bits) >> 1 & 7) as u8;
+            let (one, two) = (word & 0xffff, word >> 16);
+            packed.0[0][lane] = low(one);
+            packed.0[1][lane] = low(two);
+            packed.0[2][lane] = rest(one) | rest(two).rotate_left(4);
+            outside |= (code(one) | code(two)) & !(WINDOW as u32 - 1);
+        }
+        if outside == 0 {
+            continue;
+        }
+        for half in 0..2 * LANES {
+            let bits = (rows[half / 2 * words + at] >> (16 * (half % 2))) as u16;
+            let first = window.0[half / 2] >> 7 & 0xff;
+            if (u32::from(bits >> 7) & 0xff).wrapping_sub(first) >= WINDOW as u32 {
+                patches.push(Patch {
+                    word: at as u32,
+                    half: half as u16,
+                    bits,
+                });
             }
-            packed.0[2][lane] = high;
         }
     }
 }
