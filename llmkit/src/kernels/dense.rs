@@ -263,12 +263,16 @@ pub(super) fn tile_panels(columns: usize, most: usize) -> usize {
     tile_rows(columns.div_ceil(LANES).max(1), most)
 }
 
+/// Lines that one row fetches ahead: 4 KiB, as in [`windowed`](super::windowed).
+#[cfg(target_arch = "x86_64")]
+const SOON: usize = 64;
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 unsafe fn avx512<D: Dot>(job: &Job) {
-    // Few rows leave registers for many panels, which then come from memory as parallel streams.
+    // One row is bound by memory, which likes one stream better than several; few rows leave registers for many panels.
     let most = match job.rows {
-        0 | 1 => 8,
+        0 | 1 => 1,
         2..=6 => 4,
         _ => 2,
     };
@@ -285,15 +289,17 @@ unsafe fn avx512<D: Dot>(job: &Job) {
                     lines: job.lines.add(column / LANES * job.line_stride),
                     out: job.out.add(row * job.out_stride + column),
                     columns: job.columns - column,
-                    // The first rows that pass by a tile's panels fetch those of the next tile, if they are many enough to keep the processor from
-                    // fetching them by itself.
-                    next: match row == 0 && job.rows > 1 {
-                        true if column + panels * LANES < job.columns => {
+                    // The first rows that pass by a tile's panels fetch those of the next tile; one alone what it needs soon.
+                    next: match row {
+                        0 if job.rows == 1 => job
+                            .lines
+                            .wrapping_add(column / LANES * job.line_stride + SOON),
+                        0 if column + panels * LANES < job.columns => {
                             let panel = column / LANES + panels;
                             job.lines.wrapping_add(panel * job.line_stride)
                         }
-                        true => job.next,
-                        false => std::ptr::null(),
+                        0 => job.next,
+                        _ => std::ptr::null(),
                     },
                     ..*job
                 }
@@ -308,7 +314,7 @@ unsafe fn avx512<D: Dot>(job: &Job) {
             }
             // SAFETY: the piece has these rows, and columns that reach into its last panel.
             unsafe {
-                tiles!(1 x 1 2 3 4 5 6 7 8, 2 x 1 2 3 4, 3 x 1 2 3 4, 4 x 1 2 3 4, 5 x 1 2 3 4, 6 x 1 2 3 4,
+                tiles!(1 x 1, 2 x 1 2 3 4, 3 x 1 2 3 4, 4 x 1 2 3 4, 5 x 1 2 3 4, 6 x 1 2 3 4,
                        7 x 1 2, 8 x 1 2, 9 x 1 2, 10 x 1 2, 11 x 1 2, 12 x 1 2);
             }
             row += rows;

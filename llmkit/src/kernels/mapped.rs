@@ -38,6 +38,21 @@ impl Mapped {
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
         Ok(Mapped::File(map))
     }
+
+    /// Gives the memory of a `part` back, if it is one of this file's: until it is read again, it is in the page cache only.
+    pub fn release(&self, part: &[u8]) {
+        #[cfg(unix)]
+        if let Mapped::File(map) = self
+            && let Some(start) = part.as_ptr().addr().checked_sub(map.as_ptr().addr())
+            && start + part.len() <= map.len()
+        {
+            // SAFETY: the mapping is of a file and never written to: pages that were dropped come back as they were. It is a matter of
+            // memory only: where the system will not, all goes on.
+            let _ = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, part.len())
+            };
+        }
+    }
 }
 
 impl Deref for Mapped {
@@ -74,6 +89,24 @@ mod tests {
             "a file replaced by renaming stays as it was"
         );
         assert_eq!(&*Mapped::open(&path).unwrap(), b"xyz");
+    }
+
+    #[test]
+    fn what_was_released_is_there_when_it_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        let bytes: Vec<u8> = (0..50_000).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let mapped = Mapped::open(&path).unwrap();
+        assert_eq!(*mapped, *bytes);
+        for part in [0..0, 0..50_000, 5_000..20_001, 49_999..50_000] {
+            mapped.release(&mapped[part]);
+            assert_eq!(*mapped, *bytes);
+        }
+        // Another's bytes are left alone.
+        mapped.release(&bytes);
+        mapped.release(&[]);
+        assert_eq!(bytes[4_999], (4_999 % 251) as u8);
     }
 
     #[test]

@@ -133,7 +133,8 @@ pub fn multiply_all(isa: Isa, products: &mut [Product<'_>], team: &Team) {
     let heights = rows.div_ceil(height);
     // Panels of all products are numbered through: a piece may end in another product than it begins in. Pieces of the same panels come
     // one after the other, so that these come from memory once.
-    team.neighbours(panels.div_ceil(piece) * heights, &|index| {
+    let count = panels.div_ceil(piece) * heights;
+    let task = |index: usize| {
         let (index, part) = (index / heights, index % heights);
         let tokens = part * height..(part + 1) * height;
         let mut first = 0;
@@ -145,7 +146,12 @@ pub fn multiply_all(isa: Isa, products: &mut [Product<'_>], team: &Team) {
             }
             first += job.panels;
         }
-    });
+    };
+    // Few rows fetch what lies behind their panels while they pass by.
+    match rows < MANY_ROWS {
+        true => team.neighbours(count, &task),
+        false => team.tasks(count, &task),
+    }
 }
 
 /// A product whose output may be written from several threads.

@@ -123,6 +123,11 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// Gives the memory of a tensor's data back, until it is read again; see [`Mapped::release`].
+    pub(super) fn release(&self, data: &[u8]) {
+        self.shards.iter().for_each(|shard| shard.release(data));
+    }
+
     /// Names, as GGUF has them.
     pub(super) fn names(&self) -> impl Iterator<Item = &String> {
         self.places.keys()

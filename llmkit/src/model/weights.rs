@@ -193,8 +193,26 @@ impl Weights {
         inputs: usize,
         kind: WeightType,
     ) -> Result<Arc<dyn Linear>> {
+        let layer = self.layer(name, outputs, inputs, kind)?;
+        // The layer has its own copy: the file's would be memory for nothing.
+        match (&self.source, self.stored(name)) {
+            (Source::Gguf(gguf), Some(stored)) => gguf.release(stored.data),
+            (Source::Checkpoint { checkpoint, .. }, Some(stored)) => {
+                checkpoint.release(stored.data)
+            }
+            _ => {}
+        }
+        Ok(layer)
+    }
+
+    fn layer(
+        &self,
+        name: &str,
+        outputs: usize,
+        inputs: usize,
+        mut kind: WeightType,
+    ) -> Result<Arc<dyn Linear>> {
         self.has_shape(name, &[outputs, inputs])?;
-        let mut kind = kind;
         if kind == WeightType::Native
             && !self.tensors.contains_key(name)
             && let Some(stored) = self.stored(name)

@@ -201,6 +201,11 @@ impl Gguf {
             .unwrap_or_default()
     }
 
+    /// Gives the memory of a tensor's data back, until it is read again; see [`Mapped::release`].
+    pub(super) fn release(&self, data: &[u8]) {
+        self.content.release(data);
+    }
+
     /// The elements of a tensor as f32, row-major.
     pub fn dequantize(&self, tensor: &TensorInfo) -> Vec<f32> {
         tensor.block.dequantize(self.data(tensor))
