@@ -129,7 +129,7 @@ fn products_are_the_same(isa: Isa, kernel: &Multiply<'_>) -> Result<(), String> 
 }
 
 /// What a row's word becomes.
-type Change = dyn Fn(usize, usize, u32) -> u32 + Sync;
+type Change<'a> = dyn Fn(usize, usize, u32) -> u32 + Sync + 'a;
 
 fn multiply(isa: Isa, x: &[u32], matrix: &Windowed, into: Into, out: &mut [f32], team: &Team) {
     let matrix = Matrix::Windowed { x, matrix };
@@ -153,14 +153,14 @@ fn products_have_the_bits_of_panels() {
 fn planted_bugs_in_products_are_caught() {
     let team = Team::new(1);
     for isa in fast() {
-        let change = |panels: &Panels, change: &Change| {
+        let change = |panels: &Panels, change: &Change<'_>| {
             let word = |row, at| change(row, at, panels.word(row, at));
             Windowed::of(&Panels::pack(panels.rows(), panels.words(), word))
         };
         let tiny = u32::from(bf16_bits(1e-5));
         let is_tiny = |word: u32| word & 0x7fff != 0 && word & 0x7fff < tiny;
         // What is outside of a window is taken for zero; only in the second elements; only in the last word.
-        let rules: [(&str, &Change); 3] = [
+        let rules: [(&str, &Change<'_>); 3] = [
             ("no patches", &|_, _, word| {
                 let first = if is_tiny(word) { 0 } else { word & 0xffff };
                 let second = if is_tiny(word >> 16) { 0 } else { word >> 16 };

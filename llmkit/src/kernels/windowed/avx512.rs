@@ -1,16 +1,15 @@
-//! Few rows on AVX-512: elements are unpacked in registers, on their way from memory.
+//! On AVX-512 elements are unpacked in registers, on their way from memory to the first rows. For those that follow they are kept.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::{Packed, Patch, Windowed};
-use crate::kernels::dense::{Into, put512, tile_panels, tile_rows};
+use crate::kernels::dense::{self, Into, put512, tile_panels, tile_rows};
+use crate::kernels::isa::Isa;
 use crate::kernels::panel::{LANES, Line};
 
 /// Rows of the tallest tile.
 const TALLEST: usize = 12;
-/// Rows up to which a panel is unpacked for each tile anew; for more, once for all of them.
-pub(super) const ROWS: usize = TALLEST;
 
 /// Bytes that all streams of a tile together fetch ahead. Measured on Zen 5: one token's products take 4.0 ms with it and one stream, 4.6
 /// without and eight streams (201 MB on two cores, 49 GB/s).
@@ -28,9 +27,11 @@ struct Job {
     out_stride: usize,
     columns: usize,
     into: Into,
+    /// Where the unpacked panels go, one after the other, for other rows; null if there are none.
+    keep: *mut Line,
 }
 
-/// As [`some_panels`](super::some_panels), of at most [`ROWS`] tokens.
+/// As [`some_panels`](super::some_panels); `lines` are those of two panels, at least.
 ///
 /// # Safety
 /// As there.
@@ -41,14 +42,18 @@ pub(super) unsafe fn some_panels(
     out: *mut f32,
     tokens: Range<usize>,
     panels: Range<usize>,
+    lines: &mut [Line],
 ) {
     let (words, outputs) = (matrix.words, matrix.rows);
     // One row is bound by memory, which likes one stream better than several; few rows leave registers for many panels.
     let most = match tokens.len() {
-        0 | 1 => 1,
+        1 => 1,
         2..=6 => 4,
         _ => 2,
     };
+    if tokens.is_empty() {
+        return;
+    }
     let mut panel = panels.start;
     while panel < panels.end {
         let together = tile_panels((panels.end - panel) * LANES, most);
@@ -56,34 +61,42 @@ pub(super) unsafe fn some_panels(
         for (i, patches) in patches.iter_mut().enumerate().take(together) {
             *patches = &matrix.patches[matrix.firsts[panel + i]..];
         }
-        let mut token = tokens.start;
-        while token < tokens.end {
-            let rows = tile_rows(tokens.end - token, TALLEST);
-            let job = Job {
-                x: x[token * words..].as_ptr(),
-                words,
-                lines: matrix.lines[panel * words..].as_ptr(),
-                windows: matrix.windows[panel..].as_ptr(),
-                // SAFETY: inside `out`, as there are these tokens and panels.
-                out: unsafe { out.add(token * outputs + panel * LANES) },
-                out_stride: outputs,
-                columns: outputs - panel * LANES,
-                into,
+        // Rows of the first tile; the rest comes when the panels are unpacked.
+        let rows = tile_rows(tokens.len(), TALLEST);
+        let rest = tokens.start + rows..tokens.end;
+        let job = Job {
+            x: x[tokens.start * words..].as_ptr(),
+            words,
+            lines: matrix.lines[panel * words..].as_ptr(),
+            windows: matrix.windows[panel..].as_ptr(),
+            // SAFETY: inside `out`, as there are these tokens and panels.
+            out: unsafe { out.add(tokens.start * outputs + panel * LANES) },
+            out_stride: outputs,
+            columns: outputs - panel * LANES,
+            into,
+            keep: match rest.is_empty() {
+                true => std::ptr::null_mut(),
+                false => lines[..together * words].as_mut_ptr(),
+            },
+        };
+        macro_rules! tiles {
+            ($($m:literal x $($p:literal)*),*) => {
+                match (rows, together) {
+                    $($(($m, $p) => tile::<$m, $p>(&job, patches),)*)*
+                    _ => unreachable!("no tile of {rows} rows and {together} panels"),
+                }
             };
-            macro_rules! tiles {
-                ($($m:literal x $($p:literal)*),*) => {
-                    match (rows, together) {
-                        $($(($m, $p) => tile::<$m, $p>(&job, patches),)*)*
-                        _ => unreachable!("no tile of {rows} rows and {together} panels"),
-                    }
-                };
-            }
-            // SAFETY: the job has these rows and panels.
-            unsafe {
-                tiles!(1 x 1, 2 x 1 2 3 4, 3 x 1 2 3 4, 4 x 1 2 3 4, 5 x 1 2 3 4, 6 x 1 2 3 4,
-                       7 x 1 2, 8 x 1 2, 9 x 1 2, 10 x 1 2, 11 x 1 2, 12 x 1 2);
-            }
-            token += rows;
+        }
+        // SAFETY: the job has these rows and panels.
+        unsafe {
+            tiles!(1 x 1, 2 x 1 2 3 4, 3 x 1 2 3 4, 4 x 1 2 3 4, 5 x 1 2 3 4, 6 x 1 2 3 4,
+                   7 x 1 2, 8 x 1 2, 9 x 1 2, 10 x 1 2, 11 x 1 2, 12 x 1 2);
+        }
+        if !rest.is_empty() {
+            let part = matrix.part(x, lines, panel + together);
+            let these = panel..panel + together;
+            // SAFETY: passed on.
+            unsafe { dense::some_panels(Isa::Avx512, &part, into, out, rest, these) };
         }
         panel += together;
     }
@@ -191,6 +204,12 @@ unsafe fn tile<const M: usize, const P: usize>(job: &Job, mut patches: [&[Patch]
         }
         macro_rules! add {
             ($lines:ident) => {
+                if !job.keep.is_null() {
+                    for (p, &line) in $lines.iter().enumerate() {
+                        let to = job.keep.wrapping_add(p * job.words + k);
+                        _mm512_store_si512(to.cast(), line);
+                    }
+                }
                 for m in 0..M {
                     let x = _mm512_set1_epi32(*x[m].wrapping_add(k) as i32);
                     let halves = |it: __m512i| std::mem::transmute::<__m512i, __m512bh>(it);

@@ -217,6 +217,19 @@ impl Windowed {
         all.take_while(|&&it| it != Patch::END)
     }
 
+    /// Panels that have been unpacked into `lines`, with an input; what comes next is panel `next`.
+    fn part<'a>(&self, x: &'a [u32], lines: &'a [Line], next: usize) -> Part<'a> {
+        Part {
+            element: Element::Bf16,
+            x,
+            words: self.words,
+            outputs: self.rows,
+            lines,
+            // A little more than the next ones, for they are smaller than lines.
+            next: (self.lines.as_ptr().wrapping_add(next * self.words)).cast(),
+        }
+    }
+
     /// The lines of a panel as they were before.
     ///
     /// # Panics
@@ -364,28 +377,22 @@ pub(super) unsafe fn some_panels(
     tokens: Range<usize>,
     panels: Range<usize>,
 ) {
-    #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512 && tokens.len() <= avx512::ROWS {
-        // SAFETY: passed on.
-        return unsafe { avx512::some_panels((x, matrix), into, out, tokens, panels) };
-    }
     let words = matrix.words;
     UNPACKED.with_borrow_mut(|lines| {
         lines.resize(lines.len().max(TOGETHER * words), Line::ZERO);
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Avx512 {
+            // SAFETY: passed on.
+            return unsafe {
+                avx512::some_panels((x, matrix), into, out, tokens, panels, lines);
+            };
+        }
         for first in panels.clone().step_by(TOGETHER) {
             let these = first..panels.end.min(first + TOGETHER);
             for (panel, lines) in these.clone().zip(lines.chunks_exact_mut(words.max(1))) {
                 matrix.unpack(isa, panel, lines);
             }
-            let part = Part {
-                element: Element::Bf16,
-                x,
-                words,
-                outputs: matrix.rows,
-                lines,
-                // A little more than the next ones, for they are smaller than lines.
-                next: matrix.lines.as_ptr().wrapping_add(these.end * words).cast(),
-            };
+            let part = matrix.part(x, lines, these.end);
             // SAFETY: passed on.
             unsafe { dense::some_panels(isa, &part, into, out, tokens.clone(), these) };
         }
