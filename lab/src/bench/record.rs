@@ -1,6 +1,6 @@
 //! What a measurement is made of, and where it is kept.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -26,8 +26,11 @@ pub fn spread(values: &[f64]) -> Option<(f64, f64, f64)> {
     ))
 }
 
-/// Writes `data/bench/<machine>/<date><suffix>.csv`, replacing what was measured on the same day. To each row come machine,
-/// date, commit and command.
+/// Columns that say what a row is about.
+const KEYS: [&str; 5] = ["bench", "weights", "case", "threads", "peer"];
+
+/// Writes `data/bench/<machine>/<date><suffix>.csv`. To each row come machine, date, commit and command. What was measured on the same
+/// day stays, but for rows about the same.
 ///
 /// # Errors
 /// If it cannot be written.
@@ -50,18 +53,41 @@ pub fn write(
         commit(place),
         format!("cargo lab {}", command.join(" ")),
     ];
+    let header: Vec<&str> = (header.iter())
+        .chain(&["machine", "date", "commit", "command"])
+        .copied()
+        .collect();
+    let new: Vec<Vec<String>> = rows
+        .map(|row| row.into_iter().chain(origin.clone()).collect())
+        .collect();
+    let keys: Vec<usize> = (0..header.len())
+        .filter(|&at| KEYS.contains(&header[at]))
+        .collect();
+    let key = |row: &[String]| -> Vec<String> { keys.iter().map(|&at| row[at].clone()).collect() };
+    let is_new = |row: &[String]| new.iter().any(|it| key(it) == key(row));
+    let before = before(&path, &header);
     let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(
-        header
-            .iter()
-            .chain(&["machine", "date", "commit", "command"]),
-    )?;
-    for row in rows {
-        writer.write_record(row.iter().chain(&origin))?;
+    writer.write_record(&header)?;
+    for row in (before.iter()).filter(|row| !is_new(row)).chain(&new) {
+        writer.write_record(row)?;
     }
     let bytes = writer.into_inner().context("write the table")?;
     write_atomically(&path, &bytes)?;
     Ok(path)
+}
+
+/// The rows of a table that is there already, none if it has other columns.
+fn before(path: &Path, header: &[&str]) -> Vec<Vec<String>> {
+    let Ok(mut reader) = csv::Reader::from_path(path) else {
+        return Vec::new();
+    };
+    match reader.headers() {
+        Ok(found) if found == header => {}
+        _ => return Vec::new(),
+    }
+    let rows = reader.records().map_while(Result::ok);
+    rows.map(|row| row.iter().map(str::to_owned).collect())
+        .collect()
 }
 
 /// The day in UTC, as 2026-11-23.
@@ -159,5 +185,19 @@ mod tests {
                 .next()
                 .is_some_and(|it| it.starts_with("\"a, b\",1,") && it.contains(&today()))
         );
+        // Another case joins it, the same takes its place, other columns begin anew.
+        let again = |header: &[&str], rows: &[[&str; 2]]| -> Vec<String> {
+            let rows = rows.iter().map(|row| row.map(str::to_owned).to_vec());
+            let path = write(&place, "-x", header, rows).unwrap();
+            let text = std::fs::read_to_string(path).unwrap();
+            let lines = text.lines().skip(1);
+            lines
+                .map(|it| it.split(&machine()).next().unwrap_or_default().to_owned())
+                .collect()
+        };
+        let header = ["case", "value"];
+        assert_eq!(again(&header, &[["c", "2"]]), ["\"a, b\",1,", "c,2,"]);
+        assert_eq!(again(&header, &[["a, b", "3"]]), ["c,2,", "\"a, b\",3,"]);
+        assert_eq!(again(&["case", "time"], &[["c", "4"]]), ["c,4,"]);
     }
 }

@@ -26,7 +26,7 @@ pub struct Measured {
     pub max_error: f64,
 }
 
-/// A matrix measured in many formats. In notebooks, [`Sweep::table`] is the table and the columns are the figure.
+/// A matrix measured in many formats. In notebooks, `Sweep::table` is the table and the columns are the figure.
 #[derive(Debug, Clone)]
 pub struct Sweep {
     /// Name of the method that chose the codes.

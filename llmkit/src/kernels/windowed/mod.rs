@@ -1,14 +1,15 @@
 //! bf16 matrices in 12 bits an element, to the bit.
 //!
 //! Trained weights use few of the 256 exponents that bf16 has. In a row nearly all lie in 16 that follow each other and end with its
-//! largest, its *window*: of a normal distribution, 10⁻⁴ is smaller than 2⁻¹³ of its width. So an element is kept as its sign, its 7 bits of mantissa and 4 that
-//! say which exponent of the window; the few outside of it are kept beside, with their place, as [`Patch`]es, and put in where a
-//! kernel passes by. What it multiplies with has the bits of [`Panels`], and so have its results.
+//! largest, its *window*: of a normal distribution, 10⁻⁴ is smaller than 2⁻¹³ of its width. So an element is kept as its sign, its 7
+//! bits of mantissa and 4 that say which exponent of the window; the few outside of it are kept beside, with their place, as patches,
+//! and put in where a kernel passes by. What it multiplies with has the bits of [`Panels`], and so have its results.
 //!
 //! A decoded token reads every weight once and waits for memory, which has a quarter less to bring.
 //!
-//! **Storage.** As in [`Panels`], 16 rows are a panel, and a word is two elements; a word of 16 rows is 48 bytes instead of 64: of each row the low bytes
-//! (lowest bit of the window's exponent, mantissa) of the first element, those of the second, and a byte for the rest:
+//! **Storage.** As in [`Panels`], 16 rows are a panel, and a word is two elements; a word of 16 rows is 48 bytes instead of 64. They
+//! are, of each row, the low byte (lowest bit of the exponent in its window, mantissa) of the first element, that of the second, and a
+//! byte for the rest:
 //!
 //! ```text
 //! bit   7      6 5 4       3      2 1 0
@@ -23,14 +24,13 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod pack;
 
 use rayon::prelude::*;
 
-use super::activation::row_to_bf16;
 use super::dense::{self, Into, Part};
 use super::isa::{Isa, vectorizable, vectorized};
 use super::pages::{Pages, Zeroable};
@@ -95,9 +95,9 @@ impl Windowed {
         let rows = values.len().checked_div(columns).unwrap_or(0);
         let row = |row: usize, out: &mut [u32]| {
             let values = &values[row * columns..][..columns];
-            vectorized(Isa::best(), ToBf16, (values, out));
+            pack::to_bf16(values, out);
         };
-        let (windows, outside) = windows_of(rows, Element::Bf16.words(columns), &row);
+        let (windows, outside) = pack::windows_of(rows, Element::Bf16.words(columns), &row);
         let is_worth_it = outside * FOR_EACH_PATCH <= values.len();
         is_worth_it.then(|| Windowed::pack(rows, columns.div_ceil(2), windows, &row))
     }
@@ -109,7 +109,7 @@ impl Windowed {
         let row = |row: usize, out: &mut [u32]| {
             (out.iter_mut().enumerate()).for_each(|(at, out)| *out = panels.word(row, at));
         };
-        let (windows, _) = windows_of(rows, words, &row);
+        let (windows, _) = pack::windows_of(rows, words, &row);
         Windowed::pack(rows, words, windows, &row)
     }
 
@@ -131,8 +131,7 @@ impl Windowed {
                         row(panel * LANES + lane, out);
                     }
                 }
-                let panel = (of_panel.as_slice(), window, packed, &mut *patches);
-                vectorized(Isa::best(), Pack, panel);
+                pack::panel(&of_panel, window, packed, patches);
                 patches.push(Patch::END);
             });
         });
@@ -256,84 +255,6 @@ impl Patch {
         let (lane, shift) = (usize::from(self.half / 2), 16 * (self.half % 2));
         let word = &mut line.0[lane];
         *word = *word & !(0xffff << shift) | u32::from(self.bits) << shift;
-    }
-}
-
-/// For each row the window that ends with the largest exponent in it, as it is added to both elements of a word; how many elements are in none.
-fn windows_of(
-    rows: usize,
-    words: usize,
-    row: &(impl Fn(usize, &mut [u32]) + Sync),
-) -> (Pages<Line>, usize) {
-    let outside = AtomicUsize::new(0);
-    let lines = Pages::new(rows.div_ceil(LANES), |lines: &mut [Line]| {
-        let panels = lines.par_iter_mut().enumerate();
-        panels.for_each_init(
-            || vec![0; words],
-            |buffer, (panel, line)| {
-                for (out, n) in line.0.iter_mut().zip(panel * LANES..rows) {
-                    row(n, buffer);
-                    let (window, count) = vectorized(Isa::best(), WindowOf, buffer);
-                    *out = window;
-                    outside.fetch_add(count, Relaxed);
-                }
-            },
-        );
-    });
-    (lines, outside.into_inner())
-}
-
-vectorizable!(ToBf16<'a>: row_to_bf16, (&'a [f32], &'a mut [u32]) => ());
-vectorizable!(WindowOf<'a>: window_of, &'a [u32] => (u32, usize));
-
-#[inline(always)]
-fn window_of(row: &[u32]) -> (u32, usize) {
-    let mut top = 0;
-    for word in row {
-        top = top.max(word & 0x7fff).max(word >> 16 & 0x7fff);
-    }
-    let first = (top >> 7).saturating_sub(WINDOW as u32 - 1) << 7;
-    let mut outside = 0;
-    for word in row {
-        outside += u32::from(word & 0x7fff < first) + u32::from(word >> 16 & 0x7fff < first);
-    }
-    (first | first << 16, outside as usize)
-}
-
-vectorizable!(Pack<'a>: pack_panel, (&'a [u32], &'a Line, &'a mut [Packed], &'a mut Vec<Patch>) => ());
-
-/// Packs the rows of a panel, one after the other; what is outside of the windows goes to `patches`.
-#[inline(always)]
-fn pack_panel((rows, window, packed, patches): (&[u32], &Line, &mut [Packed], &mut Vec<Patch>)) {
-    let words = packed.len();
-    for (at, packed) in packed.iter_mut().enumerate() {
-        let mut outside = 0;
-        for lane in 0..LANES {
-            let (word, first) = (rows[lane * words + at], window.0[lane] >> 7 & 0xff);
-            // Exponents from the window's first on; elements outside of it are patched over whatever is here.
-            let code = |bits: u32| (bits >> 7 & 0xff).wrapping_sub(first);
-            let low = |bits: u32| (code(bits) << 7 | bits & 0x7f) as u8;
-            let rest = |bits: u32| (bits >> 8 & 0x80 | code(bits) >> 1 & 7) as u8;
-            let (one, two) = (word & 0xffff, word >> 16);
-            packed.0[0][lane] = low(one);
-            packed.0[1][lane] = low(two);
-            packed.0[2][lane] = rest(one) | rest(two).rotate_left(4);
-            outside |= (code(one) | code(two)) & !(WINDOW as u32 - 1);
-        }
-        if outside == 0 {
-            continue;
-        }
-        for half in 0..2 * LANES {
-            let bits = (rows[half / 2 * words + at] >> (16 * (half % 2))) as u16;
-            let first = window.0[half / 2] >> 7 & 0xff;
-            if (u32::from(bits >> 7) & 0xff).wrapping_sub(first) >= WINDOW as u32 {
-                patches.push(Patch {
-                    word: at as u32,
-                    half: half as u16,
-                    bits,
-                });
-            }
-        }
     }
 }
 

@@ -1,0 +1,98 @@
+//! From words of rows to windows.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use rayon::prelude::*;
+
+use super::{Packed, Patch, WINDOW};
+use crate::kernels::activation::row_to_bf16;
+use crate::kernels::isa::{Isa, vectorizable, vectorized};
+use crate::kernels::pages::Pages;
+use crate::kernels::panel::{LANES, Line};
+
+/// A row rounded to words.
+pub(super) fn to_bf16(values: &[f32], out: &mut [u32]) {
+    vectorized(Isa::best(), ToBf16, (values, out));
+}
+
+/// Packs the rows of a panel, one after the other; what is outside of the windows goes to `patches`.
+pub(super) fn panel(rows: &[u32], window: &Line, packed: &mut [Packed], patches: &mut Vec<Patch>) {
+    vectorized(Isa::best(), Pack, (rows, window, packed, patches));
+}
+
+/// For each row the window that ends with the largest exponent in it, as it is added to both elements of a word; how many elements are in none.
+pub(super) fn windows_of(
+    rows: usize,
+    words: usize,
+    row: &(impl Fn(usize, &mut [u32]) + Sync),
+) -> (Pages<Line>, usize) {
+    let outside = AtomicUsize::new(0);
+    let lines = Pages::new(rows.div_ceil(LANES), |lines: &mut [Line]| {
+        let panels = lines.par_iter_mut().enumerate();
+        panels.for_each_init(
+            || vec![0; words],
+            |buffer, (panel, line)| {
+                for (out, n) in line.0.iter_mut().zip(panel * LANES..rows) {
+                    row(n, buffer);
+                    let (window, count) = vectorized(Isa::best(), WindowOf, buffer);
+                    *out = window;
+                    outside.fetch_add(count, Relaxed);
+                }
+            },
+        );
+    });
+    (lines, outside.into_inner())
+}
+
+vectorizable!(ToBf16<'a>: row_to_bf16, (&'a [f32], &'a mut [u32]) => ());
+vectorizable!(WindowOf<'a>: window_of, &'a [u32] => (u32, usize));
+
+#[inline(always)]
+fn window_of(row: &[u32]) -> (u32, usize) {
+    let mut top = 0;
+    for word in row {
+        top = top.max(word & 0x7fff).max(word >> 16 & 0x7fff);
+    }
+    let first = (top >> 7).saturating_sub(WINDOW as u32 - 1) << 7;
+    let mut outside = 0;
+    for word in row {
+        outside += u32::from(word & 0x7fff < first) + u32::from(word >> 16 & 0x7fff < first);
+    }
+    (first | first << 16, outside as usize)
+}
+
+vectorizable!(Pack<'a>: pack_panel, (&'a [u32], &'a Line, &'a mut [Packed], &'a mut Vec<Patch>) => ());
+
+#[inline(always)]
+fn pack_panel((rows, window, packed, patches): (&[u32], &Line, &mut [Packed], &mut Vec<Patch>)) {
+    let words = packed.len();
+    for (at, packed) in packed.iter_mut().enumerate() {
+        let mut outside = 0;
+        for lane in 0..LANES {
+            let (word, first) = (rows[lane * words + at], window.0[lane] >> 7 & 0xff);
+            // Exponents from the window's first on; elements outside of it are patched over whatever is here.
+            let code = |bits: u32| (bits >> 7 & 0xff).wrapping_sub(first);
+            let low = |bits: u32| (code(bits) << 7 | bits & 0x7f) as u8;
+            let rest = |bits: u32| (bits >> 8 & 0x80 | code(bits) >> 1 & 7) as u8;
+            let (one, two) = (word & 0xffff, word >> 16);
+            packed.0[0][lane] = low(one);
+            packed.0[1][lane] = low(two);
+            packed.0[2][lane] = rest(one) | rest(two).rotate_left(4);
+            outside |= (code(one) | code(two)) & !(WINDOW as u32 - 1);
+        }
+        if outside == 0 {
+            continue;
+        }
+        for half in 0..2 * LANES {
+            let bits = (rows[half / 2 * words + at] >> (16 * (half % 2))) as u16;
+            let first = window.0[half / 2] >> 7 & 0xff;
+            if (u32::from(bits >> 7) & 0xff).wrapping_sub(first) >= WINDOW as u32 {
+                patches.push(Patch {
+                    word: at as u32,
+                    half: half as u16,
+                    bits,
+                });
+            }
+        }
+    }
+}
