@@ -132,6 +132,8 @@ struct Unpacker {
     bits: __m512i,
     /// What is an element's own of the 16 bits that these begin with: all but what lies between sign and exponent.
     own: __m512i,
+    /// Where a code is.
+    codes: __m512i,
 }
 
 impl Unpacker {
@@ -144,6 +146,7 @@ impl Unpacker {
                 side_by_side: _mm512_loadu_si512(SIDE_BY_SIDE.as_ptr().cast()),
                 bits: _mm512_loadu_si512(BITS.as_ptr().cast()),
                 own: _mm512_set1_epi16(0x87ff_u16 as i16),
+                codes: _mm512_set1_epi16(0x780),
             }
         }
     }
@@ -159,7 +162,8 @@ impl Unpacker {
         let line = unsafe { _mm512_loadu_si512(at.cast()) };
         let line = _mm512_permutexvar_epi8(self.side_by_side, line);
         let line = _mm512_and_si512(_mm512_multishift_epi64_epi8(self.bits, line), self.own);
-        _mm512_add_epi16(line, window)
+        let is_in_window = _mm512_test_epi16_mask(line, self.codes);
+        _mm512_mask_add_epi16(line, is_in_window, line, window)
     }
 }
 

@@ -53,12 +53,19 @@ fn window_of(row: &[u32]) -> (u32, usize) {
     for word in row {
         top = top.max(word & 0x7fff).max(word >> 16 & 0x7fff);
     }
-    let first = (top >> 7).saturating_sub(WINDOW as u32 - 1) << 7;
+    let before = (top >> 7).saturating_sub(WINDOW);
     let mut outside = 0;
     for word in row {
-        outside += u32::from(word & 0x7fff < first) + u32::from(word >> 16 & 0x7fff < first);
+        outside += u32::from(is_outside(word & 0xffff, before));
+        outside += u32::from(is_outside(word >> 16, before));
     }
-    (first | first << 16, outside as usize)
+    (before << 7 | before << 23, outside as usize)
+}
+
+/// Whether an element is in no window, which begins behind exponent `before`. (Those of exponent zero have a code of their own.)
+#[inline(always)]
+fn is_outside(bits: u32, before: u32) -> bool {
+    (bits >> 7 & 0xff).wrapping_sub(1) < before
 }
 
 vectorizable!(Pack<'a>: pack_panel, (&'a [u32], &'a Line, &'a mut [Packed], &'a mut Vec<Patch>) => ());
@@ -69,24 +76,26 @@ fn pack_panel((rows, window, packed, patches): (&[u32], &Line, &mut [Packed], &m
     for (at, packed) in packed.iter_mut().enumerate() {
         let mut outside = 0;
         for lane in 0..LANES {
-            let (word, first) = (rows[lane * words + at], window.0[lane] >> 7 & 0xff);
-            // Exponents from the window's first on; elements outside of it are patched over whatever is here.
-            let code = |bits: u32| (bits >> 7 & 0xff).wrapping_sub(first);
+            let (word, before) = (rows[lane * words + at], window.0[lane] >> 7 & 0xff);
+            let code = |bits: u32| match bits >> 7 & 0xff {
+                0 => 0,
+                exponent => exponent.wrapping_sub(before),
+            };
             let low = |bits: u32| (code(bits) << 7 | bits & 0x7f) as u8;
             let rest = |bits: u32| (bits >> 8 & 0x80 | code(bits) >> 1 & 7) as u8;
             let (one, two) = (word & 0xffff, word >> 16);
             packed.0[0][lane] = low(one);
             packed.0[1][lane] = low(two);
             packed.0[2][lane] = rest(one) | rest(two).rotate_left(4);
-            outside |= (code(one) | code(two)) & !(WINDOW as u32 - 1);
+            outside |= u32::from(is_outside(one, before) | is_outside(two, before));
         }
         if outside == 0 {
             continue;
         }
+        // They are patched over whatever was made of them.
         for half in 0..2 * LANES {
             let bits = (rows[half / 2 * words + at] >> (16 * (half % 2))) as u16;
-            let first = window.0[half / 2] >> 7 & 0xff;
-            if (u32::from(bits >> 7) & 0xff).wrapping_sub(first) >= WINDOW as u32 {
+            if is_outside(u32::from(bits), window.0[half / 2] >> 7 & 0xff) {
                 patches.push(Patch {
                     word: at as u32,
                     half: half as u16,
