@@ -266,9 +266,9 @@ pub(super) fn tile_panels(columns: usize, most: usize) -> usize {
     tile_rows(columns.div_ceil(LANES).max(1), most)
 }
 
-/// Lines that one row fetches ahead: 4 KiB, as in [`windowed`](super::windowed).
+/// Lines that one row fetches ahead: 4 KiB, as measured for [`windowed`](super::windowed).
 #[cfg(target_arch = "x86_64")]
-const SOON: usize = 64;
+pub(super) const SOON: usize = 64;
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]

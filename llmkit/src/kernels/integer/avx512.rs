@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use half::f16;
 
 use super::{Job, WORDS};
-use crate::kernels::dense::{put512, tile_panels, tile_rows};
+use crate::kernels::dense::{SOON, put512, tile_panels, tile_rows};
 use crate::kernels::panel::{LANES, Line};
 
 /// # Safety
@@ -36,10 +36,9 @@ pub(super) unsafe fn run<const BITS: usize>(job: &Job) {
                 // Rows that pass by a tile's panels fetch those of the next tile: processors do not begin a stream by themselves before it has
                 // been missed a few times, and a panel is short. Each pass has its share, so that memory does not rest. Behind the last tile
                 // there is what this thread does next, most times.
-                piece.ahead = if job.rows == 1 {
-                    64
-                } else {
-                    panels * job.chunks * BITS
+                piece.ahead = match job.rows {
+                    1 => SOON,
+                    _ => panels * job.chunks * BITS,
                 };
                 (piece.first, piece.every) = (pass, passes);
                 tiles!(piece: 1 x 1 2, 2 x 1 2, 3 x 1 2, 4 x 1 2, 5 x 1 2, 6 x 1 2, 7 x 1, 8 x 1, 9 x 1, 10 x 1, 11 x 1, 12 x 1);
