@@ -33,7 +33,7 @@ impl Job {
     pub fn run(&mut self, engine: &Engine) -> &[f32] {
         let [queries, keys, values] = &self.parts;
         let tokens = queries.len() / (self.heads * self.store.shape().head_dim);
-        self.store.write(0, keys, values);
+        self.store.write(0, keys, values, &engine.team);
         let sequence = Sequence {
             store: &self.store,
             positions: 0..tokens,

@@ -5,6 +5,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use llmkit::hardware::{Machine, Pass, roofline};
+use llmkit::kernels::aligned::Aligned;
 use llmkit::kernels::dense::{Element, Into, f32_words, multiply_at};
 use llmkit::kernels::limits::Arithmetic;
 use llmkit::kernels::{Panels, panel::bf16_pair};
@@ -92,9 +93,9 @@ impl Case {
 
 /// Inputs of products.
 struct Product {
-    x: Vec<u32>,
+    x: Aligned,
     panels: Panels,
-    out: Vec<f32>,
+    out: Aligned,
 }
 
 /// Runs cases; models and matrices are kept from one run to the next.
@@ -137,13 +138,13 @@ impl Bench {
             } => {
                 let (x, w) = (noise(m * k, 1), noise(n * k, 2));
                 let (x, panels) = match parse(element)? {
-                    Element::F32 => (f32_words(&x).to_vec(), Panels::of_f32(&w, *k)),
-                    Element::Bf16 => (pairs(&x), Panels::of_bf16(&w, *k)),
+                    Element::F32 => (Aligned::of_words(f32_words(&x)), Panels::of_f32(&w, *k)),
+                    Element::Bf16 => (Aligned::of_words(&pairs(&x)), Panels::of_bf16(&w, *k)),
                 };
                 let product = Product {
                     x,
                     panels,
-                    out: vec![0.0; m * n],
+                    out: Aligned::new(),
                 };
                 self.products.insert(case.name() + element, product);
             }
@@ -213,7 +214,13 @@ impl Bench {
                 }
                 self.kv_bytes = stores.iter().map(|it| it.bytes()).sum();
             }
-            Case::Gemm { element, reps, .. } => {
+            Case::Gemm {
+                element,
+                m,
+                n,
+                reps,
+                ..
+            } => {
                 let kind = parse(element)?;
                 let Engine { isa, team } = &self.engine;
                 let product = self.products.get_mut(&(case.name() + element));
@@ -223,10 +230,10 @@ impl Bench {
                     multiply_at(
                         *isa,
                         kind,
-                        &it.x,
+                        &it.x.words()[..m * it.panels.words()],
                         &it.panels,
                         Into::Replace,
-                        &mut it.out,
+                        it.out.floats_mut(m * n),
                         team,
                     );
                     black_box(&mut it.out);

@@ -14,11 +14,16 @@
 use std::cell::RefCell;
 
 use super::{Attention, Call};
+use crate::kernels::aligned::Aligned;
 use crate::kernels::attention::{Block, Blocks, Scratch, attend};
 use crate::kvcache::store::{Decoded, Store};
 
-/// Query rows of a task, where there are enough for all threads.
+/// Query rows of a task, where there are enough for all threads: a multiple of the rows of all tiles.
 const ROWS: usize = 96;
+/// How many times that many, at most: the more, the less often a block is read; but what they need has to stay in the second cache.
+const MOST: usize = 2;
+/// Tasks that a thread should have: one is long where a row sees many keys.
+const TASKS: usize = 8;
 
 /// The attention that models have unless told otherwise.
 #[derive(Debug, Clone, Copy, Default)]
@@ -54,9 +59,9 @@ impl Blocks for Head<'_> {
 /// What a thread uses again from task to task: new memory would cost more than some of the tasks.
 #[derive(Default)]
 struct Memory {
-    queries: Vec<f32>,
+    queries: Aligned,
     positions: Vec<usize>,
-    mixed: Vec<f32>,
+    mixed: Aligned,
     decoded: Decoded,
     scratch: Scratch,
 }
@@ -79,8 +84,9 @@ impl Attention for Flash {
         let shared = call.heads / shape.groups;
         let team = &call.engine.team;
         let tokens: usize = call.sequences.iter().map(|it| it.positions.len()).sum();
-        let in_task = if tokens * call.heads >= ROWS * team.threads() {
-            ROWS
+        let for_each = tokens * call.heads / team.threads();
+        let in_task = if for_each >= ROWS {
+            (for_each / ROWS / TASKS).clamp(1, MOST) * ROWS
         } else if tokens * shape.groups >= team.threads() {
             shared
         } else {
@@ -115,15 +121,16 @@ impl Attention for Flash {
         team.each(tasks.into_iter().rev(), &|_, task| {
             MEMORY.with_borrow_mut(|memory| {
                 let rows = task.queries.len();
-                memory.queries.clear();
-                memory.queries.resize(rows * padded, 0.0);
-                memory.mixed.resize(rows * padded, 0.0);
+                let queries = memory.queries.floats_mut(rows * padded);
+                let mixed = memory.mixed.floats_mut(rows * padded);
                 memory.positions.clear();
-                let own = memory.queries.chunks_exact_mut(padded).zip(task.queries);
+                let own = queries.chunks_exact_mut(padded).zip(task.queries);
                 for (row, (to, from)) in (task.first..).zip(own) {
+                    let (to, padding) = to.split_at_mut(d);
                     to.iter_mut()
                         .zip(from)
                         .for_each(|(to, from)| *to = from * scale);
+                    padding.fill(0.0);
                     memory.positions.push(task.position + row / shared);
                 }
                 let head = Head {
@@ -134,14 +141,14 @@ impl Attention for Flash {
                 };
                 attend(
                     call.engine.isa,
-                    &memory.queries,
+                    queries,
                     &memory.positions,
                     call.mask,
                     head,
-                    &mut memory.mixed,
+                    mixed,
                     &mut memory.scratch,
                 );
-                for (out, mixed) in task.out.into_iter().zip(memory.mixed.chunks_exact(padded)) {
+                for (out, mixed) in task.out.into_iter().zip(mixed.chunks_exact(padded)) {
                     out.copy_from_slice(&mixed[..d]);
                 }
             });

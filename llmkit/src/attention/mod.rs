@@ -122,6 +122,7 @@ pub(crate) mod tests {
             LAYER,
             &values(count, 1.0, seed),
             &values(count, 2.0, seed + 7),
+            Team::global(),
         );
         store
     }
@@ -247,7 +248,8 @@ pub(crate) mod tests {
             let engine = Engine::default();
             let before = run(attention, &engine, Mask::default(), &[&store], &one(40..70));
             store.commit(70);
-            store.write(LAYER, &vec![future; 30 * width], &vec![future; 30 * width]);
+            let rows = vec![future; 30 * width];
+            store.write(LAYER, &rows, &rows, &engine.team);
             if run(attention, &engine, Mask::default(), &[&store], &one(40..70)) != before {
                 return Err(format!("a future of {future} is felt"));
             }

@@ -78,8 +78,9 @@ mod tests {
         let mut store = Contiguous::new(shape);
         // q·k/√2 = ln 3 for the first key of the first head, 0 for the second.
         let score = 3f32.ln() * 2f32.sqrt();
-        store.write(0, &[1.0, 0.0, 0.0, 1.0], &[4.0, 8.0, 0.0, -8.0]);
         let engine = Engine::default();
+        let (keys, values) = ([1.0, 0.0, 0.0, 1.0], [4.0, 8.0, 0.0, -8.0]);
+        store.write(0, &keys, &values, &engine.team);
         let mut call = Call {
             engine: &engine,
             layer: 0,

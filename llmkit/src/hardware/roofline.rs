@@ -189,6 +189,7 @@ pub fn decoded_per_second(
 mod tests {
     use super::*;
     use crate::kernels::Isa;
+    use crate::kernels::Team;
     use crate::kvcache::store::{Contiguous, Shape, Store};
 
     fn smollm2() -> Config {
@@ -255,7 +256,8 @@ mod tests {
         for kind in [WeightType::F32, WeightType::Bf16, WeightType::Int4] {
             let mut store = Contiguous::of(kind.keys_and_values(), shape);
             for layer in 0..30 {
-                store.write(layer, &vec![0.0; 128 * 192], &vec![0.0; 128 * 192]);
+                let rows = vec![0.0; 128 * 192];
+                store.write(layer, &rows, &rows, Team::global());
             }
             store.commit(128);
             let all = operators(&smollm2(), kind, Pass::decode(1, 127)).unwrap();

@@ -5,8 +5,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::halves;
 use super::isa::{Isa, vectorizable, vectorized};
 use super::panel::{LANES, bf16_pair};
+use super::rows::Rows;
 use super::team::Team;
 
 /// Rows below which threads are not worth waking.
@@ -55,7 +57,7 @@ pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f3
     });
 }
 
-vectorizable!(NormRow<'a>: norm_row, (&'a [f32], &'a [f32], f32, &'a mut [f32]) => ());
+vectorizable!(pub(super) NormRow<'a>: norm_row, (&'a [f32], &'a [f32], f32, &'a mut [f32]) => ());
 
 #[inline(always)]
 fn norm_row((x, weight, epsilon, out): (&[f32], &[f32], f32, &mut [f32])) {
@@ -130,7 +132,7 @@ pub fn swiglu(isa: Isa, gate: &mut [f32], up: &[f32], columns: usize, team: &Tea
     });
 }
 
-vectorizable!(SwigluRow<'a>: swiglu_row, (&'a mut [f32], &'a [f32]) => ());
+vectorizable!(pub(super) SwigluRow<'a>: swiglu_row, (&'a mut [f32], &'a [f32]) => ());
 
 #[inline(always)]
 fn swiglu_row((gate, up): (&mut [f32], &[f32])) {
@@ -146,7 +148,7 @@ fn swiglu_row((gate, up): (&mut [f32], &[f32])) {
 pub fn to_bf16(isa: Isa, x: &[f32], columns: usize, team: &Team) -> Vec<u32> {
     let rows = x.len().checked_div(columns).unwrap_or(0);
     let mut out = vec![0u32; rows * columns.div_ceil(2)];
-    to_bf16_in(isa, x, columns, &mut out, team);
+    to_bf16_in(isa, Rows::Values(x), columns, &mut out, team);
     out
 }
 
@@ -154,18 +156,15 @@ pub fn to_bf16(isa: Isa, x: &[f32], columns: usize, team: &Team) -> Vec<u32> {
 ///
 /// # Panics
 /// If `x` is no whole number of rows, or `out` not as many.
-pub fn to_bf16_in(isa: Isa, x: &[f32], columns: usize, out: &mut [u32], team: &Team) {
+pub fn to_bf16_in(isa: Isa, x: Rows<'_>, columns: usize, out: &mut [u32], team: &Team) {
     let words = columns.div_ceil(2);
     let rows = x.len().checked_div(columns).unwrap_or(0);
     assert_eq!(x.len(), rows * columns, "rows of {columns}");
     assert_eq!(out.len(), rows * words, "rows of {words} words");
     each_row(out, words, team, |i, out| {
-        let x = &x[i * columns..(i + 1) * columns];
-        vectorized(isa, RowToBf16, (x, out));
+        x.row(isa, columns, i, |x| halves::round(isa, x, out));
     });
 }
-
-vectorizable!(RowToBf16<'a>: row_to_bf16, (&'a [f32], &'a mut [u32]) => ());
 
 /// Rounds `x` (K) to bf16, two to a word, an odd end filled up with zero.
 #[inline(always)]
@@ -247,10 +246,10 @@ pub(super) fn online_softmax(scores: &mut [f32], running: &mut Running) -> f32 {
 }
 
 /// Adding and subtracting it rounds a number below 2²² to a whole one.
-const ROUNDER: f32 = 12_582_912.0;
+pub(super) const ROUNDER: f32 = 12_582_912.0;
 /// ln 2 in two parts, the first with few enough bits that n · LN_2_HIGH is exact.
-const LN_2_HIGH: f32 = 0.693_359_4;
-const LN_2_LOW: f32 = -2.121_944_4e-4;
+pub(super) const LN_2_HIGH: f32 = 0.693_359_4;
+pub(super) const LN_2_LOW: f32 = -2.121_944_4e-4;
 
 /// eˣ to 3 units in the last place; 0 below −87 (where f32 has no normal numbers left), +∞ above 88.72.
 ///
@@ -277,23 +276,27 @@ pub(super) fn exp_to_one(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { value }
 }
 
+/// Of eˣ about 0, the highest power first.
+pub(super) const TAYLOR: [f32; 8] = [
+    1.0 / 5040.0,
+    1.0 / 720.0,
+    1.0 / 120.0,
+    1.0 / 24.0,
+    1.0 / 6.0,
+    0.5,
+    1.0,
+    1.0,
+];
+
 /// e^r and n.
 #[inline(always)]
 fn exp_parts(x: f32) -> (f32, i32) {
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUNDER);
     let n = shifted - ROUNDER;
     let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
-    let mut p = 1.0 / 5040.0;
-    for c in [
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-        1.0,
-    ] {
-        p = r.mul_add(p, c);
+    let mut p = TAYLOR[0];
+    for c in &TAYLOR[1..] {
+        p = r.mul_add(p, *c);
     }
     (p, shifted.to_bits().wrapping_sub(ROUNDER.to_bits()) as i32)
 }

@@ -14,8 +14,13 @@
 
 #![allow(unsafe_code)]
 
-use super::activation::{Running, online_softmax, row_to_bf16};
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+use super::activation::{Running, online_softmax};
+use super::aligned::Aligned;
 use super::dense::{self, Into, Job, f32_words};
+use super::halves;
 use super::isa::{Isa, vectorizable, vectorized};
 use super::panel::{Element, LANES, Line};
 
@@ -95,10 +100,10 @@ impl Mask {
 #[derive(Debug, Default)]
 pub struct Scratch {
     /// Queries in bf16, (R, words of D), if a block asks for them.
-    queries: Vec<u32>,
+    queries: Aligned,
     /// Scores and then weights, (R, 64); the latter in bf16, (R, words of 64).
-    scores: Vec<f32>,
-    weights: Vec<u32>,
+    scores: Aligned,
+    weights: Aligned,
     running: Vec<Running>,
 }
 
@@ -129,10 +134,16 @@ pub fn attend(
     if isa.checked() == Isa::Reference {
         return reference(queries, positions, mask, &mut source, out);
     }
-    scratch.queries.clear();
-    scratch.scores.resize(rows * BLOCK, 0.0);
-    scratch.running.clear();
-    scratch.running.resize(rows, Running::NEW);
+    let Scratch {
+        queries: rounded,
+        scores: all_scores,
+        weights,
+        running,
+    } = scratch;
+    let mut is_rounded = false;
+    let all_scores = all_scores.floats_mut(rows * BLOCK);
+    running.clear();
+    running.resize(rows, Running::NEW);
     out.fill(0.0);
     for index in blocks {
         let start = index * BLOCK;
@@ -153,11 +164,12 @@ pub fn attend(
         let x = match element {
             Element::F32 => f32_words(queries),
             Element::Bf16 => {
-                if scratch.queries.is_empty() {
-                    scratch.queries.resize(rows * row, 0);
-                    vectorized(isa, ToBf16, (queries, &mut *scratch.queries));
+                let words = rounded.words_mut(rows * row);
+                if !is_rounded {
+                    halves::round(isa, queries, words);
+                    is_rounded = true;
                 }
-                &scratch.queries
+                words
             }
         };
         let scores = Job {
@@ -167,7 +179,7 @@ pub fn attend(
             lines: block.keys.as_ptr(),
             line_stride: row,
             words: row,
-            out: scratch.scores[here.start * BLOCK..].as_mut_ptr(),
+            out: all_scores[here.start * BLOCK..].as_mut_ptr(),
             out_stride: BLOCK,
             columns: keys,
             into: Into::Replace,
@@ -181,17 +193,18 @@ pub fn attend(
             start,
             keys,
         };
-        let scores = &mut scratch.scores[here.start * BLOCK..here.end * BLOCK];
-        let running = &mut scratch.running[here.clone()];
+        let scores = &mut all_scores[here.start * BLOCK..here.end * BLOCK];
+        let running = &mut running[here.clone()];
         let out_here = &mut out[here.start * head_dim..here.end * head_dim];
-        vectorized(isa, Weigh, (&mut *scores, running, &mut *out_here, seen));
+        let halves = match element {
+            Element::F32 => 0,
+            Element::Bf16 => here.len() * column,
+        };
+        let halves = weights.words_mut(halves);
+        to_weights(isa, scores, running, out_here, halves, seen);
         let x = match element {
             Element::F32 => f32_words(scores),
-            Element::Bf16 => {
-                scratch.weights.resize(here.len() * column, 0);
-                vectorized(isa, ToBf16, (&*scores, &mut *scratch.weights));
-                &scratch.weights
-            }
+            Element::Bf16 => halves,
         };
         let mix = Job {
             x: x.as_ptr(),
@@ -209,13 +222,11 @@ pub fn attend(
         // SAFETY: x is these rows × 64 elements, the block has D features of as many (asserted), out is these rows × D.
         unsafe { dense::run(isa, element, &mix) };
     }
-    for (out, running) in out.chunks_exact_mut(head_dim).zip(&scratch.running) {
+    for (out, running) in out.chunks_exact_mut(head_dim).zip(&*running) {
         let total = running.total;
         out.iter_mut().for_each(|it| *it /= total);
     }
 }
-
-vectorizable!(ToBf16<'a>: row_to_bf16, (&'a [f32], &'a mut [u32]) => ());
 
 /// What the query rows see of a block of `keys` keys that begins at position `start`.
 struct Seen<'a> {
@@ -223,6 +234,39 @@ struct Seen<'a> {
     mask: Mask,
     start: usize,
     keys: usize,
+}
+
+impl Seen<'_> {
+    /// Keys of the block that a query at `position` sees.
+    #[inline(always)]
+    fn of(&self, position: usize) -> (usize, usize) {
+        let from = (self.mask.first(position).saturating_sub(self.start)).min(self.keys);
+        let to = (position + 1).saturating_sub(self.start).min(self.keys);
+        (from, to.max(from))
+    }
+}
+
+/// Scores (R, 64) to weights, with the rows of `out` (R, D) rescaled where a larger score turned up. If there are `halves` (R, words of 64), the
+/// weights go there in bf16, and what is in `scores` then has no meaning.
+fn to_weights(
+    isa: Isa,
+    scores: &mut [f32],
+    running: &mut [Running],
+    out: &mut [f32],
+    halves: &mut [u32],
+    seen: Seen<'_>,
+) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has it, as `attend` has checked.
+        Isa::Avx512 | Isa::Amx => unsafe { avx512::weigh(scores, running, out, halves, &seen) },
+        _ => {
+            vectorized(isa, Weigh, (&mut *scores, running, out, seen));
+            if !halves.is_empty() {
+                halves::round(isa, scores, halves);
+            }
+        }
+    }
 }
 
 vectorizable!(Weigh<'a>: weigh, (&'a mut [f32], &'a mut [Running], &'a mut [f32], Seen<'a>) => ());
@@ -236,8 +280,7 @@ fn weigh((scores, running, out, seen): (&mut [f32], &mut [Running], &mut [f32], 
     for ((scores, running), (out, &position)) in
         rows.zip(out.chunks_exact_mut(head_dim).zip(seen.positions))
     {
-        let from = (seen.mask.first(position).saturating_sub(seen.start)).min(seen.keys);
-        let to = (position + 1).saturating_sub(seen.start).min(seen.keys);
+        let (from, to) = seen.of(position);
         if (from, to) != (0, BLOCK) {
             scores[..from].fill(f32::NEG_INFINITY);
             scores[to..].fill(f32::NEG_INFINITY);

@@ -70,6 +70,23 @@ pub fn multiply_at(
     multiply_all(isa, &mut [product], team);
 }
 
+/// Where the rows of a product go.
+#[derive(Clone, Copy)]
+pub(super) struct Out {
+    /// Where the first column of the first row is, or would be if only later columns are wanted.
+    pub at: *mut f32,
+    /// From row to row.
+    pub stride: usize,
+    /// The first column that is not wanted any more, or not there.
+    pub end: usize,
+}
+
+impl Out {
+    pub fn place(self, row: usize, column: usize) -> *mut f32 {
+        self.at.wrapping_add(row * self.stride + column)
+    }
+}
+
 /// A matrix from some panel on, and its input.
 #[derive(Clone, Copy)]
 pub(super) struct Part<'a> {
@@ -77,8 +94,6 @@ pub(super) struct Part<'a> {
     /// (T, words).
     pub x: &'a [u32],
     pub words: usize,
-    /// Of the whole matrix, N.
-    pub outputs: usize,
     /// From that panel on.
     pub lines: &'a [Line],
     /// As of a [`Job`], for the lines of some panels.
@@ -94,7 +109,7 @@ pub(super) unsafe fn some_panels(
     isa: Isa,
     part: &Part<'_>,
     into: Into,
-    out: *mut f32,
+    out: Out,
     tokens: Range<usize>,
     panels: Range<usize>,
 ) {
@@ -102,7 +117,6 @@ pub(super) unsafe fn some_panels(
         element,
         x,
         words,
-        outputs,
         lines,
         next,
     } = part;
@@ -122,10 +136,9 @@ pub(super) unsafe fn some_panels(
             lines: lines.as_ptr(),
             line_stride: words,
             words,
-            // SAFETY: inside `out`, as start < T and first < N.
-            out: unsafe { out.add(start * outputs + first) },
-            out_stride: outputs,
-            columns: (panels.end * LANES).min(outputs) - first,
+            out: out.place(start, first),
+            out_stride: out.stride,
+            columns: (panels.end * LANES).min(out.end) - first,
             into,
             next,
         };
@@ -267,7 +280,6 @@ pub(super) fn tile_panels(columns: usize, most: usize) -> usize {
 }
 
 /// Lines that one row fetches ahead: 4 KiB, as measured for [`windowed`](super::windowed).
-#[cfg(target_arch = "x86_64")]
 pub(super) const SOON: usize = 64;
 
 #[cfg(target_arch = "x86_64")]

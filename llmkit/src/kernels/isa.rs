@@ -88,8 +88,8 @@ pub(super) trait Loop<Input> {
 
 /// Makes a [`Loop`] of a function that is `#[inline(always)]`: `vectorizable!(Name<'a>: function, Input -> Output)`.
 macro_rules! vectorizable {
-    ($name:ident<$life:lifetime>: $function:ident, $input:ty => $output:ty) => {
-        struct $name;
+    ($vis:vis $name:ident<$life:lifetime>: $function:ident, $input:ty => $output:ty) => {
+        $vis struct $name;
         impl<$life> $crate::kernels::isa::Loop<$input> for $name {
             type Output = $output;
             #[inline(always)]

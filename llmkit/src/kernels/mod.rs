@@ -27,14 +27,17 @@
 //! at once, not on threads, not on where a sequence was cut into chunks.
 
 pub mod activation;
+pub mod aligned;
 #[cfg(target_arch = "x86_64")]
 pub mod amx;
 pub mod attention;
 pub mod dense;
 pub mod divergence;
 pub mod gram;
+mod halves;
 pub mod integer;
 pub mod isa;
+pub mod keep;
 pub mod likelihood;
 pub mod limits;
 pub mod mapped;
@@ -43,6 +46,7 @@ pub mod panel;
 pub mod product;
 pub mod quadratic;
 pub mod rope;
+pub mod rows;
 pub mod team;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use super::dense::{self, Element, Into, Part};
+use super::dense::{self, Element, Into, Out, Part};
 use super::integer::{self, Bytes, IntPanels};
 use super::isa::Isa;
 use super::panel::{LANES, Panels};
@@ -22,8 +22,9 @@ const PIECE: usize = 8;
 /// Rows in such a piece, at most, but for what makes whole tiles: with all rows in one, a matrix of few panels would be few pieces, and
 /// a thread would wait for another's last.
 const PIECE_ROWS: usize = 256;
-/// A multiple of the rows of all tiles.
+/// A multiple of the rows of all tiles, and of those of a matrix unit's.
 const TILE_ROWS: usize = 96;
+const UNIT_ROWS: usize = 32;
 /// Pieces for each thread where there are few rows: memory likes long pieces, a thread that is held up short ones.
 const SHARES: usize = 2;
 
@@ -69,11 +70,7 @@ pub struct Product<'a> {
 impl Product<'_> {
     /// N.
     fn outputs(&self) -> usize {
-        match self.matrix {
-            Matrix::Dense { matrix, .. } => matrix.rows(),
-            Matrix::Windowed { matrix, .. } => matrix.rows(),
-            Matrix::Integer { matrix, .. } => matrix.rows(),
-        }
+        self.matrix.outputs()
     }
 
     /// T.
@@ -84,11 +81,27 @@ impl Product<'_> {
     fn check(&self) {
         let (tokens, outputs) = (self.tokens(), self.outputs());
         assert_eq!(self.out.len(), tokens * outputs, "output rows of {outputs}");
+        self.matrix.check(tokens);
+    }
+}
+
+impl Matrix<'_> {
+    /// N.
+    fn outputs(self) -> usize {
+        match self {
+            Matrix::Dense { matrix, .. } => matrix.rows(),
+            Matrix::Windowed { matrix, .. } => matrix.rows(),
+            Matrix::Integer { matrix, .. } => matrix.rows(),
+        }
+    }
+
+    /// Whether the input is that of `tokens` rows.
+    fn check(self, tokens: usize) {
         let check_words = |x: &[u32], words: usize| {
             let got = x.len();
             assert_eq!(got, tokens * words, "{tokens} input rows of {words} words");
         };
-        match self.matrix {
+        match self {
             Matrix::Dense { x, matrix, .. } => check_words(x, matrix.words()),
             Matrix::Windowed { x, matrix } => check_words(x, matrix.words()),
             Matrix::Integer { x, matrix } => {
@@ -96,6 +109,24 @@ impl Product<'_> {
                 assert_eq!(got, own, "columns and group");
                 assert_eq!(x.tokens(), tokens, "input rows");
             }
+        }
+    }
+
+    /// Of integer products: −zero · Σ q for each row and group.
+    fn corrections(self) -> Vec<i32> {
+        match self {
+            Matrix::Dense { .. } | Matrix::Windowed { .. } => Vec::new(),
+            Matrix::Integer { x, matrix } => matrix.corrections(x),
+        }
+    }
+
+    fn reference(self, into: Into, out: &mut [f32]) {
+        match self {
+            Matrix::Dense { element, x, matrix } => {
+                dense::reference(element, x, matrix, into, out);
+            }
+            Matrix::Windowed { x, matrix } => windowed::reference(x, matrix, into, out),
+            Matrix::Integer { x, matrix } => integer::reference(x, matrix, into, out),
         }
     }
 }
@@ -109,46 +140,103 @@ pub fn multiply_all(isa: Isa, products: &mut [Product<'_>], team: &Team) {
     products.iter().for_each(Product::check);
     if isa == Isa::Reference {
         for it in products {
-            match it.matrix {
-                Matrix::Dense { element, x, matrix } => {
-                    dense::reference(element, x, matrix, it.into, it.out);
-                }
-                Matrix::Windowed { x, matrix } => windowed::reference(x, matrix, it.into, it.out),
-                Matrix::Integer { x, matrix } => integer::reference(x, matrix, it.into, it.out),
-            }
+            it.matrix.reference(it.into, it.out);
         }
         return;
     }
     let jobs: Vec<Job<'_>> = products.iter_mut().map(Job::of).collect();
+    run_all(isa, &jobs, team);
+}
+
+/// out (T, columns) = those columns of x · Wᵀ, of which the first is a multiple of 16: for results too large to be held at once.
+///
+/// # Panics
+/// If the sizes do not fit, or the machine lacks `isa`.
+pub fn multiply_columns(
+    isa: Isa,
+    matrix: Matrix<'_>,
+    columns: Range<usize>,
+    out: &mut [f32],
+    team: &Team,
+) {
+    let outputs = matrix.outputs();
+    let tokens = out.len().checked_div(columns.len()).unwrap_or(0);
+    assert!(
+        columns.start.is_multiple_of(LANES) && columns.end <= outputs,
+        "columns {columns:?} of {outputs}"
+    );
+    assert_eq!(out.len(), tokens * columns.len(), "rows of {columns:?}");
+    matrix.check(tokens);
+    if isa.checked() == Isa::Reference {
+        let mut all = vec![0.0; tokens * outputs];
+        matrix.reference(Into::Replace, &mut all);
+        let rows = all.chunks_exact(outputs.max(1));
+        for (out, row) in out.chunks_exact_mut(columns.len().max(1)).zip(rows) {
+            out.copy_from_slice(&row[columns.clone()]);
+        }
+        return;
+    }
+    let job = Job {
+        tokens,
+        first: columns.start / LANES,
+        panels: columns.end.div_ceil(LANES) - columns.start / LANES,
+        corrections: matrix.corrections(),
+        matrix,
+        into: Into::Replace,
+        out: Out {
+            at: out.as_mut_ptr().wrapping_sub(columns.start),
+            stride: columns.len(),
+            end: columns.end,
+        },
+    };
+    run_all(isa, &[job], team);
+}
+
+fn run_all(isa: Isa, jobs: &[Job<'_>], team: &Team) {
     let rows = jobs.iter().map(|it| it.tokens).max().unwrap_or(0);
     let panels: usize = jobs.iter().map(|it| it.panels).sum();
+    // A matrix unit is so fast that a thread has to stay near what it has in its cache: the same rows, panel after panel.
+    let is_on_unit = isa == Isa::Amx && jobs.iter().all(Job::is_bf16);
+    let tiles = match is_on_unit {
+        true => UNIT_ROWS,
+        false => TILE_ROWS,
+    };
     let piece = match rows < MANY_ROWS {
         true => panels.div_ceil(team.threads() * SHARES).max(1),
         false => PIECE,
     };
     let height = match rows < MANY_ROWS {
         true => rows.max(1),
-        false => (rows.div_ceil(rows.div_ceil(PIECE_ROWS))).next_multiple_of(TILE_ROWS),
+        false => (rows.div_ceil(rows.div_ceil(PIECE_ROWS))).next_multiple_of(tiles),
     };
     let heights = rows.div_ceil(height);
     // Panels of all products are numbered through: a piece may end in another product than it begins in. Pieces of the same panels come
-    // one after the other, so that these come from memory once.
-    let count = panels.div_ceil(piece) * heights;
+    // one after the other, so that these come from memory once, or pieces of the same rows.
+    let pieces = panels.div_ceil(piece);
+    let count = pieces * heights;
     let task = |index: usize| {
-        let (index, part) = (index / heights, index % heights);
+        let (index, part) = match is_on_unit {
+            true => (index % pieces, index / pieces),
+            false => (index / heights, index % heights),
+        };
         let tokens = part * height..(part + 1) * height;
         let mut first = 0;
         let wanted = index * piece..(index + 1) * piece;
-        for job in &jobs {
+        for job in jobs {
             let own = wanted.start.max(first)..wanted.end.min(first + job.panels);
             if !own.is_empty() {
-                job.run(isa, tokens.clone(), own.start - first..own.end - first);
+                let panels = own.start - first..own.end - first;
+                job.run(
+                    isa,
+                    tokens.clone(),
+                    panels.start + job.first..panels.end + job.first,
+                );
             }
             first += job.panels;
         }
     };
     // Few rows fetch what lies behind their panels while they pass by.
-    match rows < MANY_ROWS {
+    match rows < MANY_ROWS || is_on_unit {
         true => team.neighbours(count, &task),
         false => team.tasks(count, &task),
     }
@@ -160,8 +248,10 @@ struct Job<'a> {
     /// Of integer products: −zero · Σ q for each row and group.
     corrections: Vec<i32>,
     into: Into,
-    out: *mut f32,
+    out: Out,
     tokens: usize,
+    /// Its first panel, and how many there are.
+    first: usize,
     panels: usize,
 }
 
@@ -172,14 +262,24 @@ impl Job<'_> {
     fn of<'a>(product: &'a mut Product<'_>) -> Job<'a> {
         Job {
             tokens: product.tokens(),
+            first: 0,
             panels: product.outputs().div_ceil(LANES),
-            corrections: match product.matrix {
-                Matrix::Dense { .. } | Matrix::Windowed { .. } => Vec::new(),
-                Matrix::Integer { x, matrix } => matrix.corrections(x),
-            },
+            corrections: product.matrix.corrections(),
             matrix: product.matrix,
             into: product.into,
-            out: product.out.as_mut_ptr(),
+            out: Out {
+                at: product.out.as_mut_ptr(),
+                stride: product.outputs(),
+                end: product.outputs(),
+            },
+        }
+    }
+
+    fn is_bf16(&self) -> bool {
+        match self.matrix {
+            Matrix::Dense { element, .. } => element == Element::Bf16,
+            Matrix::Windowed { .. } => true,
+            Matrix::Integer { .. } => false,
         }
     }
 
@@ -199,7 +299,6 @@ impl Job<'_> {
                         element,
                         x,
                         words,
-                        outputs: matrix.rows(),
                         lines: &matrix.lines()[panels.start * words..],
                         next: std::ptr::null(),
                     };

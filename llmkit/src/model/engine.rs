@@ -4,8 +4,10 @@ use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
 
 use crate::kernels::activation::to_bf16_in;
+use crate::kernels::aligned::Aligned;
 use crate::kernels::integer::Bytes;
 use crate::kernels::isa::Isa;
+use crate::kernels::rows::Rows;
 use crate::kernels::team::Team;
 
 /// Which instructions and which threads: how a forward pass runs. The result depends on the first in its last bits, never on the second.
@@ -29,12 +31,50 @@ impl Default for Engine {
 
 thread_local! {
     /// Words of an activation before, for the next.
-    static SPARE: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
+    static SPARE: Cell<Aligned> = const { Cell::new(Aligned::new()) };
+    /// What the pass before had.
+    static BUFFERS: Cell<Aligned> = const { Cell::new(Aligned::new()) };
 }
+
+/// Memory for the activations of a pass, which the next one of this thread gets: asking the system for it, and clearing it, would take some
+/// percent of a prompt.
+#[derive(Debug)]
+pub(super) struct Buffers(Aligned);
+
+impl Buffers {
+    /// What the pass before had.
+    pub(super) fn take() -> Buffers {
+        Buffers(BUFFERS.take())
+    }
+
+    /// Parts of these lengths; what is in them is of no meaning.
+    pub(super) fn parts<const N: usize>(&mut self, lengths: [usize; N]) -> [&mut [f32]; N] {
+        // Parts begin on cache lines of their own.
+        let padded = lengths.map(|it| it.next_multiple_of(LINE));
+        let mut rest = self.0.floats_mut(padded.iter().sum());
+        let mut at = 0;
+        lengths.map(|length| {
+            let (part, others) = std::mem::take(&mut rest).split_at_mut(padded[at]);
+            (rest, at) = (others, at + 1);
+            &mut part[..length]
+        })
+    }
+}
+
+impl Drop for Buffers {
+    fn drop(&mut self) {
+        let buffers = std::mem::take(&mut self.0);
+        // While a thread ends there is nobody to have them.
+        let _ = BUFFERS.try_with(|it| it.set(buffers));
+    }
+}
+
+/// Values in a cache line.
+const LINE: usize = 16;
 
 /// Words that the next activation of this thread gets.
 #[derive(Debug, Default)]
-struct Halves(OnceCell<Vec<u32>>);
+struct Halves(OnceCell<Aligned>);
 
 impl Drop for Halves {
     fn drop(&mut self) {
@@ -48,60 +88,158 @@ impl Drop for Halves {
 /// An activation (T, K), in whatever form a layer wants it; each form is made once, when first asked for.
 #[derive(Debug)]
 pub struct Input<'a> {
-    /// Row-major.
-    pub values: &'a [f32],
+    rows: Rows<'a>,
     /// K.
     pub columns: usize,
     bf16: Halves,
     bytes: OnceCell<Bytes>,
+    computed: OnceCell<Vec<f32>>,
     engine: &'a Engine,
 }
 
 impl<'a> Input<'a> {
     /// Wraps rows of `columns` values.
     pub fn new(values: &'a [f32], columns: usize, engine: &'a Engine) -> Input<'a> {
+        Input::of_rows(Rows::Values(values), columns, engine)
+    }
+
+    /// Rows of `columns` values that may not have been computed yet.
+    pub fn of_rows(rows: Rows<'a>, columns: usize, engine: &'a Engine) -> Input<'a> {
         Input {
-            values,
+            rows,
             columns,
+            computed: OnceCell::new(),
             bf16: Halves::default(),
             bytes: OnceCell::new(),
             engine,
         }
     }
 
+    /// T · K.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Row-major, in f32.
+    pub fn values(&self) -> &[f32] {
+        let (isa, team) = (self.engine.isa, &self.engine.team);
+        match self.rows {
+            Rows::Values(values) if self.computed.get().is_none() => values,
+            rows => (self.computed).get_or_init(|| rows.values(isa, self.columns, team)),
+        }
+    }
+
+    /// The values, to be changed before any other form of them has been asked for.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        debug_assert!(self.bf16.0.get().is_none() && self.bytes.get().is_none());
+        if self.computed.get().is_none() {
+            let (isa, team) = (self.engine.isa, &self.engine.team);
+            self.computed = OnceCell::from(self.rows.values(isa, self.columns, team));
+        }
+        self.computed.get_mut().map_or(&mut [], |it| it)
+    }
+
+    /// What the other forms are made of.
+    fn rows(&self) -> Rows<'_> {
+        (self.computed.get()).map_or(self.rows, |it| Rows::Values(it))
+    }
+
     /// Rounded to bf16, two to a word, rows filled up with zero.
     pub fn bf16(&self) -> &[u32] {
-        let rows = self.values.len().checked_div(self.columns).unwrap_or(0);
+        let rows = self.len().checked_div(self.columns).unwrap_or(0);
         let count = rows * self.columns.div_ceil(2);
         let round = || {
             let mut words = SPARE.take();
-            // Never shorter: what it grows by would be filled with zeros again.
-            words.resize(words.len().max(count), 0);
-            let (values, out) = (self.values, &mut words[..count]);
-            to_bf16_in(
-                self.engine.isa,
-                values,
-                self.columns,
-                out,
-                &self.engine.team,
-            );
+            let (rows, out) = (self.rows(), words.words_mut(count));
+            to_bf16_in(self.engine.isa, rows, self.columns, out, &self.engine.team);
             words
         };
-        &self.bf16.0.get_or_init(round)[..count]
+        &self.bf16.0.get_or_init(round).words()[..count]
     }
 
     /// Rounded to 8 bits in groups; [`None`] if it was asked for in other groups before.
     pub(super) fn cached_bytes(&self, group: usize) -> Option<&Bytes> {
         let round = || {
-            Bytes::round(
-                self.engine.isa,
-                self.values,
-                self.columns,
-                group,
-                &self.engine.team,
-            )
+            let mut bytes = Bytes::default();
+            let (isa, team) = (self.engine.isa, &self.engine.team);
+            bytes.round_from(isa, self.rows(), self.columns, group, team);
+            bytes
         };
         let bytes = self.bytes.get_or_init(round);
         (bytes.group() == group).then_some(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::activation::{rms_norm, swiglu};
+
+    fn noise(count: usize, seed: f32) -> Vec<f32> {
+        (0..count).map(|i| (i as f32 * 0.7 + seed).sin()).collect()
+    }
+
+    /// Whether all forms of `input` are those of `values`.
+    fn is_of(input: &Input<'_>, values: &[f32], engine: &Engine) -> bool {
+        let plain = Input::new(values, input.columns, engine);
+        let bytes = |it: &Input<'_>| it.cached_bytes(32).map(Bytes::values);
+        input.bf16() == plain.bf16()
+            && bytes(input) == bytes(&plain)
+            && input.values() == values
+            && input.len() == values.len()
+    }
+
+    #[test]
+    fn what_is_computed_on_the_way_is_what_would_have_been_computed_before() {
+        let (rows, columns) = (19, 70);
+        let (x, up) = (noise(rows * columns, 0.0), noise(rows * columns, 1.0));
+        let weight = noise(columns, 2.0);
+        for isa in Isa::here() {
+            let engine = Engine {
+                isa,
+                ..Engine::default()
+            };
+            let mut normed = vec![0.0; x.len()];
+            rms_norm(isa, &x, &weight, 1e-5, &mut normed, &engine.team);
+            let mut gated = x.clone();
+            swiglu(isa, &mut gated, &up, columns, &engine.team);
+            let of = |rows| Input::of_rows(rows, columns, &engine);
+            let norm = || of(Rows::normed(&x, &weight, 1e-5));
+            let gate = || of(Rows::Gated { gate: &x, up: &up });
+            assert!(is_of(&norm(), &normed, &engine), "{isa}");
+            assert!(is_of(&gate(), &gated, &engine), "{isa}");
+            assert!(!is_of(&gate(), &normed, &engine), "{isa}");
+            // What a hook changes counts.
+            let mut changed = norm();
+            changed.values_mut()[3] = 5.0;
+            normed[3] = 5.0;
+            assert!(is_of(&changed, &normed, &engine), "{isa}");
+        }
+    }
+
+    #[test]
+    fn parts_of_buffers_do_not_overlap() {
+        for lengths in [[3, 0, 17], [16, 1, 5000], [1, 2, 3]] {
+            let mut buffers = Buffers::take();
+            let parts = buffers.parts(lengths);
+            for (value, (part, length)) in [1.0, 2.0, 3.0]
+                .into_iter()
+                .zip(parts.into_iter().zip(lengths))
+            {
+                assert_eq!((part.len(), part.as_ptr().addr() % 64), (length, 0));
+                part.fill(value);
+            }
+            let [a, b, c] = buffers.parts(lengths);
+            assert!(
+                a.iter().all(|&it| it == 1.0)
+                    && b.iter().all(|&it| it == 2.0)
+                    && c.iter().all(|&it| it == 3.0)
+            );
+        }
     }
 }

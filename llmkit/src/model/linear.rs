@@ -146,7 +146,7 @@ impl Linear for Dense {
             Kept::Panels(element, matrix) => Matrix::Dense {
                 element: *element,
                 x: match element {
-                    Element::F32 => f32_words(x.values),
+                    Element::F32 => f32_words(x.values()),
                     Element::Bf16 => x.bf16(),
                 },
                 matrix,
@@ -284,7 +284,7 @@ impl Linear for Integer {
         }
         // Another layer wanted this input in other groups.
         let (isa, team) = (engine.isa, &engine.team);
-        let bytes = Bytes::round(isa, x.values, x.columns, self.panels.group(), team);
+        let bytes = Bytes::round(isa, x.values(), x.columns, self.panels.group(), team);
         integer::multiply_at(isa, &bytes, &self.panels, into, out, team);
     }
 

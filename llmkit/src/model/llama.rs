@@ -22,6 +22,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::config::Config;
+use super::engine::Buffers;
 use super::hook::Hook;
 use super::layer::Layer;
 use super::linear::{Engine, Input, Linear, forward_all};
@@ -29,11 +30,17 @@ use super::rope::frequencies;
 use super::weight_type::WeightType;
 use super::weights::Weights;
 use crate::attention::{Attention, Call, Flash, Mask, Sequence};
-use crate::kernels::activation::{each_row, position_not_finite, rms_norm, swiglu};
+use crate::kernels::activation::{each_row, position_not_finite, rms_norm};
+use crate::kernels::aligned::Aligned;
 use crate::kernels::dense::Into;
+use crate::kernels::product::multiply_columns;
 use crate::kernels::rope::Angles;
+use crate::kernels::rows::Rows;
 use crate::kvcache::store::{Contiguous, Shape, Store};
 use crate::{Error, Result, interrupt};
+
+/// Columns of logits at a time: of 256 rows 2 MiB.
+pub(crate) const SOME_LOGITS: usize = 2048;
 
 /// The network. Cloning is cheap: linear layers, attention and the empty store are shared.
 #[derive(Debug, Clone)]
@@ -213,49 +220,59 @@ impl Llama {
         let angles = self.angles(positions.iter().max().map_or(0, |it| it + 1));
         let (q_width, kv_width) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let epsilon = c.norm_epsilon as f32;
-        let mut normed = vec![0.0; tokens * c.width];
-        let mut q = vec![0.0; tokens * q_width];
-        let mut k = vec![0.0; tokens * kv_width];
-        let mut v = vec![0.0; tokens * kv_width];
-        let mut mixed = vec![0.0; tokens * q_width];
-        let mut gate = vec![0.0; tokens * c.ffn_width];
-        let mut up = vec![0.0; tokens * c.ffn_width];
+        let widths = [
+            q_width,
+            kv_width,
+            kv_width,
+            q_width,
+            c.ffn_width,
+            c.ffn_width,
+        ];
+        let mut buffers = Buffers::take();
+        let [q, k, v, mixed, gate, up] = buffers.parts(widths.map(|it| tokens * it));
+        let is_watched = hook.is_some();
         let mut visit = |n: usize, part: &str, columns: usize, values: &mut [f32]| match &mut hook {
             Some(hook) => hook.visit(&format!("blk.{n}.{part}"), columns, values),
             None => Ok(()),
         };
         for (n, layer) in layers.zip(layers_here) {
             interrupt::check("forward pass")?;
-            rms_norm(isa, x, &layer.attn_norm, epsilon, &mut normed, team);
-            visit(n, "attn_q.in", c.width, &mut normed)?;
-            let input = Input::new(&normed, c.width, &self.engine);
+            let mut input = Input::of_rows(
+                Rows::normed(x, &layer.attn_norm, epsilon),
+                c.width,
+                &self.engine,
+            );
+            if is_watched {
+                visit(n, "attn_q.in", c.width, input.values_mut())?;
+            }
             let mut products: [(&dyn Linear, &mut [f32]); 3] = [
-                (&*layer.attn_q, &mut q),
-                (&*layer.attn_k, &mut k),
-                (&*layer.attn_v, &mut v),
+                (&*layer.attn_q, &mut *q),
+                (&*layer.attn_k, &mut *k),
+                (&*layer.attn_v, &mut *v),
             ];
             forward_all(&input, &mut products, &self.engine);
-            for (out, bias) in [&mut q, &mut k, &mut v].into_iter().zip(&layer.biases) {
+            drop(input);
+            for (out, bias) in [&mut *q, &mut *k, &mut *v].into_iter().zip(&layer.biases) {
                 if !bias.is_empty() {
                     let rows = out.chunks_exact_mut(bias.len());
                     rows.for_each(|row| row.iter_mut().zip(bias).for_each(|(x, b)| *x += b));
                 }
             }
-            visit(n, "attn_q.out", q_width, &mut q)?;
-            visit(n, "attn_k.out", kv_width, &mut k)?;
-            visit(n, "attn_v.out", kv_width, &mut v)?;
-            for (heads, norm) in [&mut q, &mut k].into_iter().zip(&layer.qk_norms) {
+            visit(n, "attn_q.out", q_width, q)?;
+            visit(n, "attn_k.out", kv_width, k)?;
+            visit(n, "attn_v.out", kv_width, v)?;
+            for (heads, norm) in [&mut *q, &mut *k].into_iter().zip(&layer.qk_norms) {
                 if !norm.is_empty() {
-                    let before = heads.clone();
+                    let before = heads.to_vec();
                     rms_norm(isa, &before, norm, epsilon, heads, team);
                 }
             }
-            angles.turn_rows(isa, c.pairs, &positions, &mut q, q_width, team);
-            angles.turn_rows(isa, c.pairs, &positions, &mut k, kv_width, team);
+            angles.turn_rows(isa, c.pairs, &positions, q, q_width, team);
+            angles.turn_rows(isa, c.pairs, &positions, k, kv_width, team);
             // An infinite key could hide behind a score of −∞, and a value would spoil rows that do not see it (0 · ∞); all else
             // that is not finite shows in the layer's output.
-            self.check_finite(format_args!("blk.{n}.attn_k.out"), kv_width, &k)?;
-            self.check_finite(format_args!("blk.{n}.attn_v.out"), kv_width, &v)?;
+            self.check_finite(format_args!("blk.{n}.attn_k.out"), kv_width, k)?;
+            self.check_finite(format_args!("blk.{n}.attn_v.out"), kv_width, v)?;
             let mut from = 0;
             let writes = pieces.iter_mut().map(|piece| {
                 let rows = from..from + piece.tokens.len() * kv_width;
@@ -264,7 +281,7 @@ impl Llama {
             });
             // Keys of a token go to as many cache lines as they have features: with many sequences that takes a while.
             team.each(writes, &|_, (store, rows)| {
-                store.write(n, &k[rows.clone()], &v[rows]);
+                store.write(n, &k[rows.clone()], &v[rows], team);
             });
             let sequences: Vec<Sequence<'_>> = (pieces.iter())
                 .map(|piece| Sequence {
@@ -278,28 +295,39 @@ impl Llama {
                 heads: c.heads,
                 mask: Mask { window: c.window },
                 sequences: &sequences,
-                queries: &q,
+                queries: q,
             };
-            self.attention.attend(&call, &mut mixed);
-            visit(n, "attn_output.in", q_width, &mut mixed)?;
-            let input = Input::new(&mixed, q_width, &self.engine);
+            self.attention.attend(&call, mixed);
+            visit(n, "attn_output.in", q_width, mixed)?;
+            let input = Input::new(mixed, q_width, &self.engine);
             layer
                 .attn_output
                 .forward(&input, Into::Add, x, &self.engine);
+            drop(input);
             visit(n, "mid", c.width, x)?;
-            rms_norm(isa, x, &layer.ffn_norm, epsilon, &mut normed, team);
-            visit(n, "ffn_gate.in", c.width, &mut normed)?;
-            let input = Input::new(&normed, c.width, &self.engine);
-            let mut products: [(&dyn Linear, &mut [f32]); 2] =
-                [(&*layer.ffn_gate, &mut gate), (&*layer.ffn_up, &mut up)];
-            forward_all(&input, &mut products, &self.engine);
-            swiglu(isa, &mut gate, &up, c.ffn_width, team);
-            if let Some(rotation) = &layer.ffn_rotation {
-                each_row(&mut gate, c.ffn_width, team, |_, row| rotation.apply(row));
+            let mut input = Input::of_rows(
+                Rows::normed(x, &layer.ffn_norm, epsilon),
+                c.width,
+                &self.engine,
+            );
+            if is_watched {
+                visit(n, "ffn_gate.in", c.width, input.values_mut())?;
             }
-            visit(n, "ffn_down.in", c.ffn_width, &mut gate)?;
-            let input = Input::new(&gate, c.ffn_width, &self.engine);
+            let mut products: [(&dyn Linear, &mut [f32]); 2] =
+                [(&*layer.ffn_gate, &mut *gate), (&*layer.ffn_up, &mut *up)];
+            forward_all(&input, &mut products, &self.engine);
+            drop(input);
+            let gated = Rows::Gated { gate, up };
+            let mut input = Input::of_rows(gated, c.ffn_width, &self.engine);
+            if let Some(rotation) = &layer.ffn_rotation {
+                let rows = input.values_mut();
+                each_row(rows, c.ffn_width, team, |_, row| rotation.apply(row));
+            }
+            if is_watched {
+                visit(n, "ffn_down.in", c.ffn_width, input.values_mut())?;
+            }
             layer.ffn_down.forward(&input, Into::Add, x, &self.engine);
+            drop(input);
             visit(n, "out", c.width, x)?;
             self.check_finite(format_args!("blk.{n}.out"), c.width, x)?;
         }
@@ -334,6 +362,32 @@ impl Llama {
             0.0,
         );
         self.head.forward(&input, Into::Replace, out, &self.engine);
+    }
+
+    /// Logits of [`hidden`](Self::hidden) states (T, K) for some tokens of the vocabulary at a time (T, some), to `see` with the first of these:
+    /// all at once would not stay in caches. A head that has a way of its own to multiply hands out all at once.
+    ///
+    /// # Errors
+    /// What `see` says.
+    pub fn logits_by_columns(
+        &self,
+        hidden: &[f32],
+        see: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let (width, all) = (self.config.width, self.config.vocabulary);
+        let input = Input::new(hidden, width, &self.engine);
+        let Some(matrix) = self.head.matrix(&input) else {
+            return see(0, &self.logits(hidden));
+        };
+        let (isa, team) = (self.engine.isa, self.engine.team.as_ref());
+        let mut buffer = Aligned::new();
+        for first in (0..all).step_by(SOME_LOGITS) {
+            let columns = first..all.min(first + SOME_LOGITS);
+            let out = buffer.floats_mut(hidden.len() / width * columns.len());
+            multiply_columns(isa, matrix, columns, out, team);
+            see(first, out)?;
+        }
+        Ok(())
     }
 
     /// Whether all pieces can be run.

@@ -4,6 +4,7 @@ use super::probe::{knows_its_bytes, knows_its_sums};
 use super::*;
 use crate::kernels::dense::{Element, multiply_at};
 use crate::kernels::panel::{Panels, bf16_value};
+use crate::kernels::windowed::{Windowed, one_row_as_unit};
 use crate::kernels::{Isa, Team};
 
 /// A unit made of memory, after the manual's pseudo-code. `bug` plants one of the mistakes one can make.
@@ -145,8 +146,53 @@ fn simulate(x: &[u32], w: &Panels, tokens: usize, rows: usize, into: Into, start
     out
 }
 
+/// Whether the driver can run here, be it on the simulation: it has AVX-512 beside the unit.
+fn has_avx512() -> bool {
+    let is_here = Isa::Avx512.is_here();
+    if !is_here {
+        eprintln!("skipped: this machine has no AVX-512");
+    }
+    is_here
+}
+
+/// One decoded token does not go through the unit, but has its bits: with windows, patches, ends inside words, steps and panels.
+#[test]
+fn one_row_of_windows_has_the_bits_of_the_unit() {
+    if !has_avx512() {
+        return;
+    }
+    for (k, outputs) in [(2, 1), (31, 17), (32, 16), (96, 40), (130, 33), (576, 100)] {
+        let x = noise(k, 5);
+        let mut w = noise(outputs * k, 6);
+        // Some outside of their rows' windows.
+        w.iter_mut().step_by(37).for_each(|it| *it *= 1e-7);
+        let (x, w) = (Panels::of_bf16(&x, k), Panels::of_bf16(&w, k));
+        let x: Vec<u32> = (0..x.words()).map(|at| x.word(0, at)).collect();
+        let windowed = Windowed::of(&w);
+        for (into, start) in [(Into::Replace, 7.0), (Into::Add, 0.5)] {
+            let expected = simulate(&x, &w, 1, 1, into, start);
+            let mut got = vec![start; outputs];
+            one_row_as_unit(&x, &windowed, into, &mut got);
+            let differ =
+                |a: &[f32], b: &[f32]| (a.iter().zip(b)).any(|(a, b)| a.to_bits() != b.to_bits());
+            assert!(!differ(&got, &expected), "{k} {outputs} {into:?}");
+            // The order of AVX-512's own sums is another, which shows where there are many.
+            let mut other = vec![start; outputs];
+            let (element, team) = (Element::Bf16, Team::new(1));
+            multiply_at(Isa::Avx512, element, &x, &w, into, &mut other, &team);
+            assert!(
+                k < 96 || differ(&other, &expected),
+                "{k} {outputs} {into:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn the_driver_multiplies_matrices_of_any_size() {
+    if !has_avx512() {
+        return;
+    }
     for (tokens, k, outputs) in [
         (1, 32, 16),
         (1, 2, 1),
@@ -201,6 +247,9 @@ fn the_driver_multiplies_matrices_of_any_size() {
 /// As attention's are: queries of some rows, weights of fewer keys than a block has, outputs among others.
 #[test]
 fn a_job_may_be_a_part_of_larger_matrices() {
+    if !has_avx512() {
+        return;
+    }
     let (tokens, words, outputs) = (37, 32, 64);
     let (x, w) = (noise(tokens * 2 * words, 3), noise(outputs * 2 * words, 4));
     let all = Panels::of_bf16(&x, 2 * words);
@@ -258,6 +307,9 @@ fn a_job_may_be_a_part_of_larger_matrices() {
 
 #[test]
 fn the_check_before_use_catches_units_that_do_something_else() {
+    if !has_avx512() {
+        return;
+    }
     let check = |bug| {
         let mut unit = Simulated {
             bug,

@@ -17,6 +17,11 @@ pub(in crate::kernels) trait Unit {
     unsafe fn configure(&mut self, rows: [usize; 2], words: usize);
     unsafe fn zero<const C: u8>(&mut self);
     unsafe fn load<const T: u8>(&mut self, from: *const u32, stride: usize);
+    /// As [`load`](Unit::load), of what is not wanted again soon: it need not take others' place in the first cache.
+    unsafe fn load_once<const T: u8>(&mut self, from: *const u32, stride: usize) {
+        // SAFETY: passed on.
+        unsafe { self.load::<T>(from, stride) }
+    }
     /// C += A · B, pairs of bf16.
     unsafe fn dot<const C: u8, const A: u8, const B: u8>(&mut self);
     /// C += A · B, fours of bytes, those of A with a sign and those of B without, into i32. Not every unit can.
@@ -82,6 +87,14 @@ impl Unit for Hardware {
         // SAFETY: the caller's.
         unsafe {
             asm!("tileloadd tmm{}, [{} + {}]", gap!(), const T, in(reg) from, in(reg) 4 * stride, options(nostack, readonly));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_once<const T: u8>(&mut self, from: *const u32, stride: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            asm!("tileloaddt1 tmm{}, [{} + {}]", gap!(), const T, in(reg) from, in(reg) 4 * stride, options(nostack, readonly));
         }
     }
 

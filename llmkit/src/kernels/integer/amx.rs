@@ -277,7 +277,7 @@ mod tests {
 
     use super::*;
     use crate::kernels::amx::Simulated;
-    use crate::kernels::dense::Into;
+    use crate::kernels::dense::{Into, Out};
     use crate::kernels::integer::{Bytes, IntPanels, OfGroup, multiply_at};
     use crate::kernels::{Isa, Team};
 
@@ -299,7 +299,12 @@ mod tests {
         // SAFETY: out is (T, N), the processor has AVX-512, and the unit is made of memory.
         unsafe {
             let input = (x, corrections.as_slice(), matrix);
-            let job = Job::of(input, into, out.as_mut_ptr(), 0..x.tokens(), panels);
+            let out = Out {
+                at: out.as_mut_ptr(),
+                stride: matrix.rows(),
+                end: matrix.rows(),
+            };
+            let job = Job::of(input, into, out, 0..x.tokens(), panels);
             drive::<Simulated, BITS>(&mut Simulated::default(), &job);
         }
         out

@@ -3,6 +3,7 @@
 use crate::kernels::activation::tree;
 use crate::kernels::isa::{Isa, vectorizable, vectorized};
 use crate::kernels::panel::LANES;
+use crate::kernels::rows::Rows;
 use crate::kernels::team::Team;
 
 use super::panels::CHUNK;
@@ -26,7 +27,7 @@ impl Bytes {
     /// A group with a value that is not finite has scale NaN, so that all that depends on it is NaN and seen to be.
     pub fn round(isa: Isa, x: &[f32], columns: usize, group: usize, team: &Team) -> Bytes {
         let mut out = Bytes::default();
-        out.round_from(isa, x, columns, group, team);
+        out.round_from(isa, Rows::Values(x), columns, group, team);
         out
     }
 
@@ -43,19 +44,20 @@ impl Bytes {
     ) -> Bytes {
         assert!((1..=127).contains(&most), "1 to 127, not {most}");
         let mut out = Bytes::default();
+        let x = Rows::Values(x);
         out.fill(isa, (x, columns), group, (f32::from(most), rule), team);
         out
     }
 
     /// As [`round`](Self::round), into memory that is there already.
-    pub fn round_from(&mut self, isa: Isa, x: &[f32], columns: usize, group: usize, team: &Team) {
+    pub fn round_from(&mut self, isa: Isa, x: Rows<'_>, columns: usize, group: usize, team: &Team) {
         self.fill(isa, (x, columns), group, (127.0, Scale::OfGroup), team);
     }
 
     fn fill(
         &mut self,
         isa: Isa,
-        (x, columns): (&[f32], usize),
+        (x, columns): (Rows<'_>, usize),
         group: usize,
         (most, rule): (f32, Scale),
         team: &Team,
@@ -74,10 +76,11 @@ impl Bytes {
             return;
         }
         let rows = std::sync::Mutex::new(
-            x.chunks_exact(columns)
-                .zip(self.words.chunks_exact_mut(padded / 4))
+            self.words
+                .chunks_exact_mut(padded / 4)
                 .zip(self.scales.chunks_exact_mut(groups))
-                .zip(self.sums.chunks_exact_mut(groups)),
+                .zip(self.sums.chunks_exact_mut(groups))
+                .enumerate(),
         );
         let parts = if tokens < 4 { 1 } else { team.threads() };
         team.tasks(parts, &|_| {
@@ -90,14 +93,16 @@ impl Bytes {
                 if taken.is_empty() {
                     return;
                 }
-                for (((x, words), scales), sums) in taken {
-                    let row = Row {
-                        x,
-                        words,
-                        scales,
-                        sums,
-                    };
-                    vectorized(isa, RoundRow, (row, group, rule, most));
+                for (index, ((words, scales), sums)) in taken {
+                    x.row(isa, columns, index, |x| {
+                        let row = Row {
+                            x,
+                            words,
+                            scales,
+                            sums,
+                        };
+                        vectorized(isa, RoundRow, (row, group, rule, most));
+                    });
                 }
             }
         });

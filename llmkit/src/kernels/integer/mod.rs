@@ -31,7 +31,7 @@ use half::f16;
 pub use bytes::{Bytes, Scale};
 pub use panels::{CHUNK, IntPanels, OfGroup, Offset};
 
-use super::dense::Into;
+use super::dense::{Into, Out};
 use super::isa::Isa;
 use super::panel::{LANES, Line};
 use super::product::{Matrix, Product, multiply_all};
@@ -76,7 +76,7 @@ pub(super) unsafe fn some_panels(
     isa: Isa,
     (x, corrections, matrix): (&Bytes, &[i32], &IntPanels),
     into: Into,
-    out: *mut f32,
+    out: Out,
     tokens: Range<usize>,
     panels: Range<usize>,
 ) {
@@ -85,8 +85,7 @@ pub(super) unsafe fn some_panels(
     let block = ((1 << 19) / (4 * words.max(1))).next_multiple_of(ROWS_OF_TILES);
     for start in tokens.clone().step_by(block) {
         let tokens = start..tokens.end.min(start + block);
-        // SAFETY: `out` is (T, N).
-        let job = unsafe { Job::of((x, corrections, matrix), into, out, tokens, panels.clone()) };
+        let job = Job::of((x, corrections, matrix), into, out, tokens, panels.clone());
         // SAFETY: all of the job lies inside x, matrix and out; the rest is the caller's.
         unsafe {
             match matrix.bits {
@@ -140,13 +139,10 @@ struct Job {
 
 impl Job {
     /// Rows `tokens` of x and `panels` of the matrix.
-    ///
-    /// # Safety
-    /// `out` is (T, N), and T and N are not below these tokens and panels.
-    unsafe fn of(
+    fn of(
         (x, corrections, matrix): (&Bytes, &[i32], &IntPanels),
         into: Into,
-        out: *mut f32,
+        out: Out,
         tokens: Range<usize>,
         panels: Range<usize>,
     ) -> Job {
@@ -167,10 +163,9 @@ impl Job {
             chunks,
             group_chunks: matrix.group / CHUNK,
             groups,
-            // SAFETY: inside `out`, as start < T and first < N.
-            out: unsafe { out.add(start * matrix.rows + first) },
-            out_stride: matrix.rows,
-            columns: (panels.end * LANES).min(matrix.rows) - first,
+            out: out.place(start, first),
+            out_stride: out.stride,
+            columns: (panels.end * LANES).min(out.end) - first,
             into,
             ahead: 0,
             first: usize::MAX,

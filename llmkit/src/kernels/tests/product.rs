@@ -3,12 +3,14 @@
 use half::f16;
 
 use super::{Numbers, fast};
+use crate::kernels::activation::to_bf16;
 use crate::kernels::dense::{Element, Into, f32_words};
 use crate::kernels::integer::{Bytes, IntPanels};
 use crate::kernels::isa::Isa;
 use crate::kernels::panel::Panels;
-use crate::kernels::product::{Matrix, Product, multiply_all};
+use crate::kernels::product::{Matrix, Product, multiply_all, multiply_columns};
 use crate::kernels::team::Team;
+use crate::kernels::windowed::Windowed;
 
 type All<'a> = dyn Fn(&mut [Product<'_>]) + 'a;
 
@@ -81,6 +83,84 @@ fn products_together_have_the_bits_they_have_alone() {
         }
     }
     multiply_all(Isa::best(), &mut [], &Team::new(2));
+}
+
+type Columns<'a> = dyn Fn(Matrix<'_>, std::ops::Range<usize>, &mut [f32]) + 'a;
+
+/// Whether `kernel` gives the columns of a product, all of them a part at a time, for matrices of all kinds.
+fn columns_are_right(isa: Isa, kernel: &Columns<'_>) -> Result<(), String> {
+    let mut numbers = Numbers(17);
+    let (outputs, columns, team) = (150, 96, Team::new(1));
+    for tokens in [1, 3, 40, 300] {
+        let x = numbers.take(tokens * columns);
+        let w = numbers.take(outputs * columns);
+        let halves = to_bf16(isa, &x, columns, &team);
+        let bytes = Bytes::round(isa, &x, columns, 32, &team);
+        let (f32, bf16) = (Panels::of_f32(&w, columns), Panels::of_bf16(&w, columns));
+        let windowed = Windowed::of(&bf16);
+        let code = |n: usize, k: usize| ((n * 7 + k * 3) % 16) as u8;
+        let scale = |n: usize, g: usize| f16::from_f32(0.01 + (n + g) as f32 * 1e-3);
+        let codes = IntPanels::pack((outputs, columns), 4, 32, code, &scale, Ok(8));
+        let dense = |element, x, matrix| Matrix::Dense { element, x, matrix };
+        let matrices = [
+            dense(Element::F32, f32_words(&x), &f32),
+            dense(Element::Bf16, &halves, &bf16),
+            Matrix::Windowed {
+                x: &halves,
+                matrix: &windowed,
+            },
+            Matrix::Integer {
+                x: &bytes,
+                matrix: &codes,
+            },
+        ];
+        for matrix in matrices {
+            let mut all = vec![0.0; tokens * outputs];
+            let product = Product {
+                matrix,
+                into: Into::Replace,
+                out: &mut all,
+            };
+            multiply_all(isa, &mut [product], &team);
+            for part in [0..outputs, 0..32, 16..17, 32..107, 144..150] {
+                let mut got = vec![f32::NAN; tokens * part.len()];
+                kernel(matrix, part.clone(), &mut got);
+                for (got, all) in got.chunks_exact(part.len()).zip(all.chunks_exact(outputs)) {
+                    let bits = |row: &[f32]| row.iter().map(|it| it.to_bits()).collect::<Vec<_>>();
+                    if bits(got) != bits(&all[part.clone()]) {
+                        return Err(format!("{part:?} of {tokens} rows, {matrix:?}"));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn columns_of_a_product_have_the_bits_they_have_in_the_whole() {
+    for isa in Isa::here() {
+        for threads in [1, 2, 5] {
+            let team = Team::new(threads);
+            columns_are_right(isa, &|matrix, columns, out| {
+                multiply_columns(isa, matrix, columns, out, &team);
+            })
+            .unwrap_or_else(|wrong| panic!("{isa} {threads}: {wrong}"));
+        }
+        // One panel too far to the left.
+        let team = Team::new(2);
+        let shifted: &Columns<'_> = &|matrix, columns, out| {
+            let by = columns.start.min(16);
+            multiply_columns(
+                isa,
+                matrix,
+                columns.start - by..columns.end - by,
+                out,
+                &team,
+            );
+        };
+        assert!(columns_are_right(isa, shifted).is_err(), "{isa}");
+    }
 }
 
 #[test]

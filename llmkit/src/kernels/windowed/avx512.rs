@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::{Packed, Patch, Windowed};
-use crate::kernels::dense::{self, Into, SOON, put512, tile_panels, tile_rows};
+use crate::kernels::dense::{self, Into, Out, SOON, put512, tile_panels, tile_rows};
 use crate::kernels::isa::Isa;
 use crate::kernels::panel::{LANES, Line};
 
@@ -39,12 +39,12 @@ struct Job {
 pub(super) unsafe fn some_panels(
     (x, matrix): (&[u32], &Windowed),
     into: Into,
-    out: *mut f32,
+    out: Out,
     tokens: Range<usize>,
     panels: Range<usize>,
     lines: &mut [Line],
 ) {
-    let (words, outputs) = (matrix.words, matrix.rows);
+    let words = matrix.words;
     // One row is bound by memory, which likes one stream better than several; few rows leave registers for many panels.
     let most = match tokens.len() {
         1 => 1,
@@ -69,10 +69,9 @@ pub(super) unsafe fn some_panels(
             words,
             lines: matrix.lines[panel * words..].as_ptr(),
             windows: matrix.windows[panel..].as_ptr(),
-            // SAFETY: inside `out`, as there are these tokens and panels.
-            out: unsafe { out.add(tokens.start * outputs + panel * LANES) },
-            out_stride: outputs,
-            columns: outputs - panel * LANES,
+            out: out.place(tokens.start, panel * LANES),
+            out_stride: out.stride,
+            columns: out.end - panel * LANES,
             into,
             keep: match rest.is_empty() {
                 true => std::ptr::null_mut(),
@@ -178,9 +177,81 @@ pub(super) unsafe fn unpack(packed: &[Packed], window: &Line, out: &mut [Line]) 
     unsafe {
         let window = _mm512_load_si512(window.0.as_ptr().cast());
         for (out, packed) in out.iter_mut().zip(packed) {
+            let next: *const Packed = packed;
+            _mm_prefetch::<_MM_HINT_T0>(next.wrapping_byte_add(AHEAD).cast());
             _mm512_store_si512(out.0.as_mut_ptr().cast(), unpacker.line(packed, window));
         }
     }
+}
+
+/// Words that a matrix unit adds up before it adds them to what is there.
+const STEP: usize = 16;
+
+/// As [`some_panels`](super::some_panels) for one row, with the bits of a matrix unit: of each 16 words the first products in one sum and the
+/// second in another, these two together, and then to what was there before (all of it seen on Sapphire Rapids, but for subnormal numbers,
+/// which the unit takes as zero). The unit itself would have to wait for panels to be unpacked, and memory for the unit.
+///
+/// # Safety
+/// As there.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi")]
+pub(super) unsafe fn one_row_as_unit(
+    (x, matrix): (&[u32], &Windowed),
+    into: Into,
+    out: Out,
+    token: usize,
+    panels: Range<usize>,
+) {
+    let words = matrix.words;
+    let x = &x[token * words..][..words];
+    let unpacker = Unpacker::new();
+    let first_of = |line| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(line));
+    let second_of = |line| {
+        let second = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+        _mm512_castsi512_ps(_mm512_and_si512(line, second))
+    };
+    for panel in panels {
+        let lines = matrix.lines[panel * words..].as_ptr();
+        let mut patches = &matrix.patches[matrix.firsts[panel]..];
+        let mut total = _mm512_setzero_ps();
+        // SAFETY: the panel has these words, and 16 bytes behind the last; columns that are not there are masked.
+        unsafe {
+            let window = _mm512_load_si512(matrix.windows[panel].0.as_ptr().cast());
+            for (step, x) in x.chunks(STEP).enumerate() {
+                let mut sums = [_mm512_setzero_ps(); 2];
+                for (at, &x) in (step * STEP..).zip(x) {
+                    let line = lines.wrapping_add(at);
+                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_byte_add(AHEAD).cast());
+                    let mut line = unpacker.line(line, window);
+                    if patches[0].word as usize == at {
+                        line = patched(line, &mut patches);
+                    }
+                    let x = _mm512_set1_epi32(x as i32);
+                    sums[0] = _mm512_fmadd_ps(first_of(line), first_of(x), sums[0]);
+                    sums[1] = _mm512_fmadd_ps(second_of(line), second_of(x), sums[1]);
+                }
+                total = _mm512_add_ps(total, _mm512_add_ps(sums[0], sums[1]));
+            }
+            let at = out.place(token, panel * LANES);
+            put512(at, out.end - panel * LANES, into, total);
+        }
+    }
+}
+
+/// A line with its patches, which are taken away.
+#[cold]
+#[inline(never)]
+#[target_feature(enable = "avx512f")]
+fn patched(line: __m512i, patches: &mut &[Patch]) -> __m512i {
+    let mut kept = Line::ZERO;
+    // SAFETY: a line is 64 bytes and lies at a multiple of it.
+    unsafe { _mm512_store_si512((&raw mut kept).cast(), line) };
+    let word = patches[0].word;
+    while patches[0].word == word {
+        patches[0].put(&mut kept);
+        *patches = &patches[1..];
+    }
+    // SAFETY: as above.
+    unsafe { _mm512_load_si512((&raw const kept).cast()) }
 }
 
 #[inline]

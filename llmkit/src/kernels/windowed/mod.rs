@@ -31,7 +31,8 @@ mod pack;
 
 use rayon::prelude::*;
 
-use super::dense::{self, Into, Part};
+use super::dense::{self, Into, Out, Part};
+use super::halves;
 use super::isa::{Isa, vectorizable, vectorized};
 use super::pages::{Pages, Zeroable};
 use super::panel::{Element, LANES, Line, Panels, bf16_value};
@@ -95,7 +96,7 @@ impl Windowed {
         let rows = values.len().checked_div(columns).unwrap_or(0);
         let row = |row: usize, out: &mut [u32]| {
             let values = &values[row * columns..][..columns];
-            pack::to_bf16(values, out);
+            halves::round(Isa::best(), values, out);
         };
         let (windows, outside) = pack::windows_of(rows, Element::Bf16.words(columns), &row);
         let is_worth_it = outside * FOR_EACH_PATCH <= values.len();
@@ -222,7 +223,6 @@ impl Windowed {
             element: Element::Bf16,
             x,
             words: self.words,
-            outputs: self.rows,
             lines,
             // A little more than the next ones, for they are smaller than lines.
             next: (self.lines.as_ptr().wrapping_add(next * self.words)).cast(),
@@ -301,7 +301,7 @@ pub(super) unsafe fn some_panels(
     isa: Isa,
     (x, matrix): (&[u32], &Windowed),
     into: Into,
-    out: *mut f32,
+    out: Out,
     tokens: Range<usize>,
     panels: Range<usize>,
 ) {
@@ -315,16 +315,42 @@ pub(super) unsafe fn some_panels(
                 avx512::some_panels((x, matrix), into, out, tokens, panels, lines);
             };
         }
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Amx && tokens.len() == 1 {
+            // SAFETY: passed on; where there are matrix units there is AVX-512.
+            return unsafe {
+                avx512::one_row_as_unit((x, matrix), into, out, tokens.start, panels);
+            };
+        }
         for first in panels.clone().step_by(TOGETHER) {
             let these = first..panels.end.min(first + TOGETHER);
             for (panel, lines) in these.clone().zip(lines.chunks_exact_mut(words.max(1))) {
                 matrix.unpack(isa, panel, lines);
             }
             let part = matrix.part(x, lines, these.end);
+            // The first ones were asked for while these were unpacked.
+            let part = Part {
+                next: part.next.wrapping_add(dense::SOON),
+                ..part
+            };
             // SAFETY: passed on.
             unsafe { dense::some_panels(isa, &part, into, out, tokens.clone(), these) };
         }
     });
+}
+
+/// One row of products as [`avx512`] makes it where there is a matrix unit: on any machine with AVX-512, for comparison with a simulation.
+#[cfg(all(test, target_arch = "x86_64"))]
+pub(super) fn one_row_as_unit(x: &[u32], matrix: &Windowed, into: Into, out: &mut [f32]) {
+    assert!(Isa::Avx512.is_here() && x.len() == matrix.words && out.len() == matrix.rows);
+    let panels = 0..matrix.windows.len();
+    let out = Out {
+        at: out.as_mut_ptr(),
+        stride: matrix.rows,
+        end: matrix.rows,
+    };
+    // SAFETY: the machine has AVX-512, and x and out are one row of the matrix's sizes.
+    unsafe { avx512::one_row_as_unit((x, matrix), into, out, 0, panels) };
 }
 
 /// As [`dense::reference`].

@@ -5,15 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use rayon::prelude::*;
 
 use super::{Packed, Patch, WINDOW};
-use crate::kernels::activation::row_to_bf16;
 use crate::kernels::isa::{Isa, vectorizable, vectorized};
 use crate::kernels::pages::Pages;
 use crate::kernels::panel::{LANES, Line};
-
-/// A row rounded to words.
-pub(super) fn to_bf16(values: &[f32], out: &mut [u32]) {
-    vectorized(Isa::best(), ToBf16, (values, out));
-}
 
 /// Packs the rows of a panel, one after the other; what is outside of the windows goes to `patches`.
 pub(super) fn panel(rows: &[u32], window: &Line, packed: &mut [Packed], patches: &mut Vec<Patch>) {
@@ -44,7 +38,6 @@ pub(super) fn windows_of(
     (lines, outside.into_inner())
 }
 
-vectorizable!(ToBf16<'a>: row_to_bf16, (&'a [f32], &'a mut [u32]) => ());
 vectorizable!(WindowOf<'a>: window_of, &'a [u32] => (u32, usize));
 
 #[inline(always)]

@@ -4,12 +4,18 @@
 //! Cost: 8·G·D bytes a token and layer, 4·G·D in bf16 (D filled up to 16), in whole blocks of 64 tokens.
 
 use super::{Decoded, Shape, Store};
-use crate::kernels::attention::{BLOCK, Block, block_lines, key_place, value_place};
-use crate::kernels::panel::{Element, LANES, Line, bf16_bits, bf16_pair};
+use crate::kernels::attention::{BLOCK, Block, block_lines};
+use crate::kernels::isa::Isa;
+use crate::kernels::keep::{Head, Side, Tokens, keep};
+use crate::kernels::panel::{Element, Line};
+use crate::kernels::team::Team;
+
+/// Tokens below which threads are not worth waking.
+const FEW_TOKENS: usize = 32;
 
 /// Keys and values of one head.
 #[derive(Debug, Clone, Default)]
-struct Head {
+struct Kept {
     keys: Vec<Line>,
     values: Vec<Line>,
 }
@@ -21,7 +27,7 @@ pub struct Contiguous {
     element: Element,
     tokens: usize,
     /// Layer by layer, head by head.
-    heads: Vec<Head>,
+    heads: Vec<Kept>,
 }
 
 impl Contiguous {
@@ -36,7 +42,7 @@ impl Contiguous {
             shape,
             element,
             tokens: 0,
-            heads: vec![Head::default(); shape.layers * shape.groups],
+            heads: vec![Kept::default(); shape.layers * shape.groups],
         }
     }
 }
@@ -54,7 +60,7 @@ impl Store for Contiguous {
         self.tokens
     }
 
-    fn write(&mut self, layer: usize, keys: &[f32], values: &[f32]) {
+    fn write(&mut self, layer: usize, keys: &[f32], values: &[f32], team: &Team) {
         let Shape {
             groups, head_dim, ..
         } = self.shape;
@@ -67,47 +73,37 @@ impl Store for Contiguous {
         let lines = block_lines(element, padded);
         let last = self.tokens + keys.len() / width;
         let all_lines = last.div_ceil(BLOCK) * lines;
+        let isa = Isa::best();
+        let first = self.tokens;
+        let write = |(index, (side, lines)): (usize, (Side, &mut Vec<Line>))| {
+            if lines.len() < all_lines {
+                lines.resize(all_lines, Line::ZERO);
+            }
+            let head = Head {
+                side,
+                element,
+                padded,
+                lines,
+            };
+            let tokens = Tokens {
+                first,
+                rows: match side {
+                    Side::Keys => keys,
+                    Side::Values => values,
+                },
+                width,
+                start: index / 2 * head_dim,
+                dim: head_dim,
+            };
+            keep(isa, head, tokens);
+        };
         let heads = &mut self.heads[layer * groups..(layer + 1) * groups];
-        for (group, head) in heads.iter_mut().enumerate() {
-            if head.keys.len() < all_lines {
-                head.keys.resize(all_lines, Line::ZERO);
-                head.values.resize(all_lines, Line::ZERO);
-            }
-            let rows = keys.chunks_exact(width).zip(values.chunks_exact(width));
-            for (token, (key, value)) in (self.tokens..).zip(rows) {
-                let features = group * head_dim..(group + 1) * head_dim;
-                let block = token / BLOCK * lines;
-                let (key, value) = (&key[features.clone()], &value[features]);
-                let (line, lane, _) = key_place(element, padded, token % BLOCK, 0);
-                let panel = head.keys[block + line..].iter_mut();
-                match element {
-                    Element::F32 => {
-                        for (line, feature) in panel.zip(key) {
-                            line.0[lane] = feature.to_bits();
-                        }
-                    }
-                    Element::Bf16 => {
-                        for (line, pair) in panel.zip(key.chunks(2)) {
-                            line.0[lane] = bf16_pair(pair[0], pair.get(1).copied().unwrap_or(0.0));
-                        }
-                    }
-                }
-                let (line, _, index) = value_place(element, token % BLOCK, 0);
-                let panels = head.values[block + line..].iter_mut();
-                let panels = panels.step_by(element.words(BLOCK));
-                for (line, features) in panels.zip(value.chunks(LANES)) {
-                    for (lane, feature) in line.0.iter_mut().zip(features) {
-                        *lane = match element {
-                            Element::F32 => feature.to_bits(),
-                            // The other half is another token's.
-                            Element::Bf16 => {
-                                *lane & 0xffff_0000 >> (16 * index)
-                                    | u32::from(bf16_bits(*feature)) << (16 * index)
-                            }
-                        };
-                    }
-                }
-            }
+        let sides = heads
+            .iter_mut()
+            .flat_map(|it| [(Side::Keys, &mut it.keys), (Side::Values, &mut it.values)]);
+        match last - first < FEW_TOKENS {
+            true => sides.enumerate().for_each(write),
+            false => team.each(sides, &|index, it| write((index, it))),
         }
     }
 
@@ -149,7 +145,7 @@ impl Store for Contiguous {
             .iter()
             .map(|it| it.keys.len() + it.values.len())
             .sum();
-        size_of::<Self>() + self.heads.len() * size_of::<Head>() + lines * size_of::<Line>()
+        size_of::<Self>() + self.heads.len() * size_of::<Kept>() + lines * size_of::<Line>()
     }
 
     fn fork(&self) -> Box<dyn Store> {

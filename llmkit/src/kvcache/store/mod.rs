@@ -16,6 +16,7 @@ use std::fmt;
 
 use crate::kernels::attention::Block;
 use crate::kernels::panel::{Element, Line};
+use crate::kernels::team::Team;
 
 pub mod contiguous;
 
@@ -60,11 +61,12 @@ pub trait Store: fmt::Debug + Send + Sync {
     fn tokens(&self) -> usize;
 
     /// Writes keys and values (T, G·D) of `layer` for the T tokens that follow those kept. They count once
-    /// [`commit`](Self::commit) says that all layers have them; until then they are readable and may be overwritten.
+    /// [`commit`](Self::commit) says that all layers have them; until then they are readable and may be overwritten. A prompt's go there on all
+    /// threads of `team`.
     ///
     /// # Panics
     /// If the sizes do not fit the shape.
-    fn write(&mut self, layer: usize, keys: &[f32], values: &[f32]);
+    fn write(&mut self, layer: usize, keys: &[f32], values: &[f32], team: &Team);
 
     /// Counts `tokens` more tokens as kept.
     fn commit(&mut self, tokens: usize);
@@ -154,7 +156,7 @@ mod tests {
                 };
                 (first..first + count).flat_map(token).collect()
             };
-            store.write(layer, &of(false), &of(true));
+            store.write(layer, &of(false), &of(true), Team::global());
         }
         store.commit(count);
     }

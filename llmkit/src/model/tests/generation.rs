@@ -249,11 +249,11 @@ fn attention_and_store_are_swapped_without_the_rest() {
         fn tokens(&self) -> usize {
             self.0.tokens()
         }
-        fn write(&mut self, layer: usize, keys: &[f32], values: &[f32]) {
+        fn write(&mut self, layer: usize, keys: &[f32], values: &[f32], team: &Team) {
             // Values of the first layer are lost.
             let nothing = vec![0.0; values.len()];
-            self.0
-                .write(layer, keys, if layer == 0 { &nothing } else { values });
+            let values = if layer == 0 { &nothing } else { values };
+            self.0.write(layer, keys, values, team);
         }
         fn commit(&mut self, tokens: usize) {
             self.0.commit(tokens);

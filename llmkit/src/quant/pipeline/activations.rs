@@ -256,19 +256,19 @@ impl Linear for RoundedInputs {
 
     fn forward(&self, x: &Input<'_>, into: Into, out: &mut [f32], engine: &Engine) {
         let Scales::Outliers(from) = self.activations.scales else {
-            return self.multiply(x.values, x.columns, into, out, engine);
+            return self.multiply(x.values(), x.columns, into, out, engine);
         };
-        let apart = outliers(x.values, x.columns, from);
+        let apart = outliers(x.values(), x.columns, from);
         if apart.is_empty() {
-            return self.multiply(x.values, x.columns, into, out, engine);
+            return self.multiply(x.values(), x.columns, into, out, engine);
         }
-        let mut rest = x.values.to_vec();
+        let mut rest = x.values().to_vec();
         for row in rest.chunks_exact_mut(x.columns) {
             apart.iter().for_each(|&k| row[k] = 0.0);
         }
         self.multiply(&rest, x.columns, into, out, engine);
         let outputs = self.shape().0;
-        let rows = x.values.chunks_exact(x.columns);
+        let rows = x.values().chunks_exact(x.columns);
         engine
             .team
             .each(out.chunks_exact_mut(outputs).zip(rows), &|_, (out, x)| {

@@ -60,7 +60,7 @@ impl Linear for Corrected {
         if self.rank == 0 {
             return;
         }
-        let mut thin = vec![0.0; x.values.len() / x.columns * self.rank];
+        let mut thin = vec![0.0; x.len() / x.columns * self.rank];
         self.a.forward(x, Into::Replace, &mut thin, engine);
         let thin = Input::new(&thin, self.rank, engine);
         self.b.forward(&thin, Into::Add, out, engine);
