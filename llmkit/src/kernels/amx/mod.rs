@@ -10,7 +10,7 @@
 //! as rows are loaded with the hint that they will not be wanted again soon ("T1"): 3.5 instead of 2.8 TFLOP/s on two cores for K = 576. All of
 //! it has to begin on cache lines, or a load is two: [`Aligned`](super::aligned::Aligned).
 //!
-//! An output's sum goes along K in steps of 32 elements, whatever T is: tiles of fewer rows are configured, not padded. Ends of K
+//! An output's sum goes along K in steps of 32 elements, whatever T is and wherever K is cut: tiles of fewer rows are configured, not padded. Ends of K
 //! go through a copy filled up with zeros. So, as in [`dense`](super::dense), bits do not depend on T or on how work is split; they differ from
 //! AVX-512's in the last places, as the unit adds even and odd products apart.
 //!
@@ -26,6 +26,7 @@ mod probe;
 mod unit;
 
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch, _mm512_load_ps};
+use std::cell::RefCell;
 
 use super::dense::{Into, Job, put512};
 use super::panel::{LANES, Line};
@@ -46,6 +47,22 @@ pub(super) unsafe fn bf16(job: &Job) {
 /// # Safety
 /// As [`Unit`] and [`Job`] ask.
 unsafe fn drive<U: Unit>(unit: &mut U, job: &Job) {
+    SUMS.with_borrow_mut(|sums| {
+        let parts = job.words.div_ceil(PART).max(1);
+        let part = (job.words.div_ceil(parts)).next_multiple_of(SIDE);
+        if parts > 1 {
+            sums.resize(ROWS * 2, Line::ZERO);
+        }
+        // SAFETY: passed on.
+        unsafe { in_parts(unit, job, part, sums) }
+    });
+}
+
+/// [`drive`] with K in parts of `part` words, a multiple of 16; `sums` are the tiles of [`ROWS`] rows and two panels if there are several.
+///
+/// # Safety
+/// As [`drive`].
+unsafe fn in_parts<U: Unit>(unit: &mut U, job: &Job, part: usize, sums: &mut [Line]) {
     let mut configured = [0; 2];
     for start in (0..job.rows).step_by(ROWS) {
         for column in (0..job.columns).step_by(2 * LANES) {
@@ -55,7 +72,9 @@ unsafe fn drive<U: Unit>(unit: &mut U, job: &Job) {
                 false => job.next,
             };
             let end = next.wrapping_add(2 * job.words);
-            for row in (start..job.rows.min(start + ROWS)).step_by(2 * SIDE) {
+            let rows = (start..job.rows.min(start + ROWS)).step_by(2 * SIDE);
+            let parts = (0..job.words.max(1)).step_by(part.max(1));
+            for (k, row) in parts.flat_map(|k| rows.clone().map(move |row| (k, row))) {
                 let left = job.rows - row;
                 let rows = [left.min(SIDE), left.saturating_sub(SIDE).min(SIDE)];
                 // SAFETY: row and column lie inside, so the piece does; its tiles have been configured.
@@ -65,22 +84,28 @@ unsafe fn drive<U: Unit>(unit: &mut U, job: &Job) {
                         configured = rows;
                     }
                     let piece = Job {
-                        x: job.x.add(row * job.x_stride),
+                        x: job.x.add(row * job.x_stride + k),
                         rows: rows[0] + rows[1],
-                        lines: job.lines.add(column / LANES * job.line_stride),
+                        lines: job.lines.add(column / LANES * job.line_stride + k),
+                        words: part.min(job.words - k),
                         out: job.out.add(row * job.out_stride + column),
                         columns: job.columns - column,
                         next,
                         ..*job
                     };
+                    let tiles = (row - start) * 2;
+                    let way = Way {
+                        from: (k > 0).then(|| sums[tiles..].as_ptr()),
+                        to: (k + part < job.words).then(|| sums[tiles..].as_mut_ptr()),
+                    };
                     match (rows[1] > 0, piece.columns > LANES) {
-                        (false, false) => block::<U, false, false>(unit, &piece),
-                        (false, true) => block::<U, false, true>(unit, &piece),
-                        (true, false) => block::<U, true, false>(unit, &piece),
-                        (true, true) => block::<U, true, true>(unit, &piece),
+                        (false, false) => block::<U, false, false>(unit, &piece, &way),
+                        (false, true) => block::<U, false, true>(unit, &piece, &way),
+                        (true, false) => block::<U, true, false>(unit, &piece, &way),
+                        (true, true) => block::<U, true, true>(unit, &piece, &way),
                     }
-                    next = match next.wrapping_add(job.words / SIDE * AHEAD) {
-                        next if next < end => next,
+                    next = match next.wrapping_add(piece.words / SIDE * AHEAD) {
+                        after if after < end && !next.is_null() => after,
                         _ => std::ptr::null(),
                     };
                 }
@@ -91,9 +116,23 @@ unsafe fn drive<U: Unit>(unit: &mut U, job: &Job) {
     unsafe { unit.release() }
 }
 
-/// Rows that pass by two panels, which stay in the second cache with them; a multiple of two tiles. K is not cut: sums of its parts that wait in
-/// memory cost more than they save (measured on Sapphire Rapids).
+/// Rows that pass by two panels, which stay in the second cache with them; a multiple of two tiles.
 const ROWS: usize = 256;
+
+/// Words of two panels that stay in the first cache while rows pass by: 36 KiB of 48. More of them pass in parts, between which sums wait in memory
+/// as tiles, with the bits they have.
+const PART: usize = 288;
+
+thread_local! {
+    /// Sums of parts of K.
+    static SUMS: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Where four tiles of C come from, zero if from nowhere, and where they go, to the output if nowhere else.
+struct Way {
+    from: Option<*const Line>,
+    to: Option<*mut Line>,
+}
 
 /// Lines of the panels that come next which are asked for in each step of 16 words: with 256 rows that are half of panels, or two thirds of
 /// windows; the rest comes by the processor's own prefetch. Four a step are no faster.
@@ -104,18 +143,35 @@ const AHEAD: usize = 2;
 /// # Safety
 /// As [`drive`]; the unit is configured for the job's rows.
 #[inline(always)]
-unsafe fn block<U: Unit, const TALL: bool, const WIDE: bool>(unit: &mut U, job: &Job) {
+unsafe fn block<U: Unit, const TALL: bool, const WIDE: bool>(unit: &mut U, job: &Job, way: &Way) {
     let whole = job.words / SIDE * SIDE;
     // SAFETY: the job has these rows and panels; tiles without rows are not named.
     unsafe {
-        unit.zero::<0>();
-        if WIDE {
-            unit.zero::<1>();
-        }
-        if TALL {
-            unit.zero::<2>();
-            if WIDE {
-                unit.zero::<3>();
+        match way.from {
+            None => {
+                unit.zero::<0>();
+                if WIDE {
+                    unit.zero::<1>();
+                }
+                if TALL {
+                    unit.zero::<2>();
+                    if WIDE {
+                        unit.zero::<3>();
+                    }
+                }
+            }
+            Some(from) => {
+                let tile = |index: usize| from.add(index * SIDE).cast();
+                unit.load::<0>(tile(0), LANES);
+                if WIDE {
+                    unit.load::<1>(tile(1), LANES);
+                }
+                if TALL {
+                    unit.load::<2>(tile(2), LANES);
+                    if WIDE {
+                        unit.load::<3>(tile(3), LANES);
+                    }
+                }
             }
         }
         let second_rows = job.x.wrapping_add(SIDE * job.x_stride);
@@ -147,6 +203,20 @@ unsafe fn block<U: Unit, const TALL: bool, const WIDE: bool>(unit: &mut U, job: 
             }
             let a = [a[0].as_ptr().cast(), a[1].as_ptr().cast()];
             step::<U, TALL, WIDE>(unit, a, LANES, [b[0].as_ptr(), b[1].as_ptr()]);
+        }
+        if let Some(to) = way.to {
+            let tile = |index: usize| to.add(index * SIDE).cast();
+            unit.store::<0>(tile(0), LANES);
+            if WIDE {
+                unit.store::<1>(tile(1), LANES);
+            }
+            if TALL {
+                unit.store::<2>(tile(2), LANES);
+                if WIDE {
+                    unit.store::<3>(tile(3), LANES);
+                }
+            }
+            return;
         }
         put::<U, 0>(unit, job, 0, 0);
         if WIDE {

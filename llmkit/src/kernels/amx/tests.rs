@@ -201,6 +201,7 @@ fn the_driver_multiplies_matrices_of_any_size() {
         (33, 70, 50),
         (40, 576, 33),
         (150, 600, 40),
+        (70, 1400, 50),
         (64, 31, 64),
     ] {
         let (x, w) = (noise(tokens * k, 1), noise(outputs * k, 2));
