@@ -4,7 +4,8 @@
 //! again for each lot of models, a fifth of a forward pass. The results are those of [`Divergence::run_all`], bit for bit.
 
 use super::divergence::{Divergence, Gathered, check_same_tokens, nlls};
-use super::perplexity::{Plan, each_part, log_normalisers, scored_states};
+use super::likelihoods::{each_part, log_normalisers, scored_states};
+use super::perplexity::Plan;
 use super::protocols::Protocol;
 use crate::model::Model;
 use crate::progress::Progress;

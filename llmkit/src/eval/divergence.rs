@@ -15,7 +15,8 @@
 use std::fmt;
 use std::sync::Mutex;
 
-use super::perplexity::{Perplexity, Plan, each_slab, log_normalisers, nll_of};
+use super::likelihoods::{each_slab, log_normalisers, nll_of};
+use super::perplexity::{Perplexity, Plan};
 use super::protocols::Protocol;
 use super::stats::{self, Estimate};
 use crate::kernels::divergence::divergence;

@@ -20,6 +20,7 @@ pub mod divergence;
 pub mod floor;
 pub mod golden;
 pub mod ledger;
+mod likelihoods;
 pub mod origin;
 pub mod perplexity;
 pub mod protocols;

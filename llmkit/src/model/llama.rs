@@ -17,7 +17,6 @@
 //! Source: Touvron et al. 2023, *LLaMA*; Su et al. 2021, *RoFormer*; Ainslie et al. 2023, *GQA*; Shazeer 2020, *GLU Variants*.
 //! Cost a token: 2 · (weights) + 4·S·H·D a layer flops, and reading every weight once for all rows together.
 
-use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -30,17 +29,12 @@ use super::rope::frequencies;
 use super::weight_type::WeightType;
 use super::weights::Weights;
 use crate::attention::{Attention, Call, Flash, Mask, Sequence};
-use crate::kernels::activation::{each_row, position_not_finite, rms_norm};
-use crate::kernels::aligned::Aligned;
+use crate::kernels::activation::{each_row, rms_norm};
 use crate::kernels::dense::Into;
-use crate::kernels::product::multiply_columns;
 use crate::kernels::rope::Angles;
 use crate::kernels::rows::Rows;
 use crate::kvcache::store::{Contiguous, Shape, Store};
 use crate::{Error, Result, interrupt};
-
-/// Columns of logits at a time: of 256 rows 2 MiB.
-pub(crate) const SOME_LOGITS: usize = 2048;
 
 /// The network. Cloning is cheap: linear layers, attention and the empty store are shared.
 #[derive(Debug, Clone)]
@@ -332,113 +326,6 @@ impl Llama {
             self.check_finite(format_args!("blk.{n}.out"), c.width, x)?;
         }
         Ok(())
-    }
-
-    /// What the head sees of the residual stream `x` after the last layer.
-    pub(super) fn final_norm(&self, x: &[f32], hook: Option<&mut dyn Hook>) -> Result<Vec<f32>> {
-        let c = &self.config;
-        let (isa, team) = (self.engine.isa, self.engine.team.as_ref());
-        let mut normed = vec![0.0; x.len()];
-        rms_norm(isa, x, &self.norm, c.norm_epsilon as f32, &mut normed, team);
-        if let Some(hook) = hook {
-            hook.visit("output.in", c.width, &mut normed)?;
-        }
-        self.check_finite(format_args!("output.in"), c.width, &normed)?;
-        Ok(normed)
-    }
-
-    /// Logits (T, V) of [`hidden`](Self::hidden) states (T, K).
-    pub fn logits(&self, hidden: &[f32]) -> Vec<f32> {
-        let mut out = Vec::new();
-        self.logits_into(hidden, &mut out);
-        out
-    }
-
-    /// [`logits`](Self::logits) in place of what was in `out`.
-    pub fn logits_into(&self, hidden: &[f32], out: &mut Vec<f32>) {
-        let input = Input::new(hidden, self.config.width, &self.engine);
-        out.resize(
-            hidden.len() / self.config.width * self.config.vocabulary,
-            0.0,
-        );
-        self.head.forward(&input, Into::Replace, out, &self.engine);
-    }
-
-    /// Logits of [`hidden`](Self::hidden) states (T, K) for some tokens of the vocabulary at a time (T, some), to `see` with the first of these:
-    /// all at once would not stay in caches. A head that has a way of its own to multiply hands out all at once.
-    ///
-    /// # Errors
-    /// What `see` says.
-    pub fn logits_by_columns(
-        &self,
-        hidden: &[f32],
-        see: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
-    ) -> Result<()> {
-        let (width, all) = (self.config.width, self.config.vocabulary);
-        let input = Input::new(hidden, width, &self.engine);
-        let Some(matrix) = self.head.matrix(&input) else {
-            return see(0, &self.logits(hidden));
-        };
-        let (isa, team) = (self.engine.isa, self.engine.team.as_ref());
-        let mut buffer = Aligned::new();
-        for first in (0..all).step_by(SOME_LOGITS) {
-            let columns = first..all.min(first + SOME_LOGITS);
-            let out = buffer.floats_mut(hidden.len() / width * columns.len());
-            multiply_columns(isa, matrix, columns, out, team);
-            see(first, out)?;
-        }
-        Ok(())
-    }
-
-    /// Whether all pieces can be run.
-    pub(super) fn check(&self, pieces: &[Piece<'_>]) -> Result<()> {
-        let c = &self.config;
-        for piece in pieces {
-            let total = piece.store.tokens() + piece.tokens.len();
-            if piece.tokens.is_empty() {
-                return Err(Error::argument("tokens", "at least one", "none"));
-            }
-            if let Some(&id) = piece.tokens.iter().find(|&&id| id as usize >= c.vocabulary) {
-                return Err(Error::argument(
-                    "token id",
-                    format!("below {}", c.vocabulary),
-                    id,
-                ));
-            }
-            if total > c.context_tokens {
-                return Err(Error::argument(
-                    "tokens",
-                    format!("at most {} in all", c.context_tokens),
-                    total,
-                ));
-            }
-            self.check_store(piece.store)?;
-        }
-        Ok(())
-    }
-
-    fn check_store(&self, store: &dyn Store) -> Result<()> {
-        let (expected, got) = (self.store_shape(), store.shape());
-        match got == expected {
-            true => Ok(()),
-            false => Err(Error::argument(
-                "store",
-                format!("{expected:?}"),
-                format!("{got:?}"),
-            )),
-        }
-    }
-
-    /// Whether an activation is a number everywhere.
-    fn check_finite(&self, name: fmt::Arguments<'_>, columns: usize, values: &[f32]) -> Result<()> {
-        match position_not_finite(self.engine.isa, values, &self.engine.team) {
-            None => Ok(()),
-            Some(at) => Err(Error::Format {
-                file: format!("activation {name}, token {}", at / columns),
-                expected: "finite numbers".to_owned(),
-                got: values[at].to_string(),
-            }),
-        }
     }
 
     /// Angles of at least `positions` positions: grown to the next power of two when they are not enough.

@@ -20,12 +20,14 @@
 pub mod blocks;
 pub mod chat;
 pub(crate) mod checkpoint;
+mod checks;
 pub mod config;
 mod edit;
 pub mod engine;
 mod exchange;
 pub mod generate;
 pub mod gguf;
+pub(crate) mod head;
 pub mod hook;
 mod law;
 mod layer;

@@ -32,7 +32,8 @@ use super::dense::{Into, Job, put512};
 use super::panel::{LANES, Line};
 
 pub use probe::{has_bytes, is_here};
-pub(super) use unit::{Hardware, SIDE, Unit, chain, chain_of_bytes};
+use unit::load_tiles;
+pub(super) use unit::{Hardware, SIDE, Unit, chain, chain_of_bytes, store_tiles, zero_tiles};
 
 /// Does a job of bf16 elements.
 ///
@@ -148,31 +149,8 @@ unsafe fn block<U: Unit, const TALL: bool, const WIDE: bool>(unit: &mut U, job: 
     // SAFETY: the job has these rows and panels; tiles without rows are not named.
     unsafe {
         match way.from {
-            None => {
-                unit.zero::<0>();
-                if WIDE {
-                    unit.zero::<1>();
-                }
-                if TALL {
-                    unit.zero::<2>();
-                    if WIDE {
-                        unit.zero::<3>();
-                    }
-                }
-            }
-            Some(from) => {
-                let tile = |index: usize| from.add(index * SIDE).cast();
-                unit.load::<0>(tile(0), LANES);
-                if WIDE {
-                    unit.load::<1>(tile(1), LANES);
-                }
-                if TALL {
-                    unit.load::<2>(tile(2), LANES);
-                    if WIDE {
-                        unit.load::<3>(tile(3), LANES);
-                    }
-                }
-            }
+            None => zero_tiles::<U, TALL, WIDE>(unit),
+            Some(from) => load_tiles::<U, TALL, WIDE>(unit, from),
         }
         let second_rows = job.x.wrapping_add(SIDE * job.x_stride);
         let second_panel = job.lines.wrapping_add(job.line_stride);
@@ -205,18 +183,7 @@ unsafe fn block<U: Unit, const TALL: bool, const WIDE: bool>(unit: &mut U, job: 
             step::<U, TALL, WIDE>(unit, a, LANES, [b[0].as_ptr(), b[1].as_ptr()]);
         }
         if let Some(to) = way.to {
-            let tile = |index: usize| to.add(index * SIDE).cast();
-            unit.store::<0>(tile(0), LANES);
-            if WIDE {
-                unit.store::<1>(tile(1), LANES);
-            }
-            if TALL {
-                unit.store::<2>(tile(2), LANES);
-                if WIDE {
-                    unit.store::<3>(tile(3), LANES);
-                }
-            }
-            return;
+            return store_tiles::<U, TALL, WIDE>(unit, to);
         }
         put::<U, 0>(unit, job, 0, 0);
         if WIDE {

@@ -31,6 +31,79 @@ pub(in crate::kernels) trait Unit {
     unsafe fn release(&mut self);
 }
 
+/// The four tiles of C, those that a block of one or two tiles of rows (`TALL`) and one or two panels (`WIDE`) has: made zero.
+///
+/// # Safety
+/// As of [`Unit`].
+#[inline(always)]
+pub(in crate::kernels) unsafe fn zero_tiles<U: Unit, const TALL: bool, const WIDE: bool>(
+    unit: &mut U,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        unit.zero::<0>();
+        if WIDE {
+            unit.zero::<1>();
+        }
+        if TALL {
+            unit.zero::<2>();
+            if WIDE {
+                unit.zero::<3>();
+            }
+        }
+    }
+}
+
+/// As [`zero_tiles`], from four tiles of sixteen lines, one behind the other.
+///
+/// # Safety
+/// As of [`Unit`]; there are these lines.
+#[inline(always)]
+pub(super) unsafe fn load_tiles<U: Unit, const TALL: bool, const WIDE: bool>(
+    unit: &mut U,
+    from: *const Line,
+) {
+    let tile = |index: usize| from.wrapping_add(index * SIDE).cast();
+    // SAFETY: the caller's.
+    unsafe {
+        unit.load::<0>(tile(0), LANES);
+        if WIDE {
+            unit.load::<1>(tile(1), LANES);
+        }
+        if TALL {
+            unit.load::<2>(tile(2), LANES);
+            if WIDE {
+                unit.load::<3>(tile(3), LANES);
+            }
+        }
+    }
+}
+
+/// The way back of [`load_tiles`].
+///
+/// # Safety
+/// As of [`Unit`]; there are these lines, and nobody else touches them.
+#[inline(always)]
+pub(in crate::kernels) unsafe fn store_tiles<U: Unit, const TALL: bool, const WIDE: bool>(
+    unit: &mut U,
+    to: *mut Line,
+) {
+    let tile = |index: usize| to.wrapping_add(index * SIDE).cast();
+    // SAFETY: the caller's.
+    unsafe {
+        unit.store::<0>(tile(0), LANES);
+        if WIDE {
+            unit.store::<1>(tile(1), LANES);
+        }
+        if TALL {
+            unit.store::<2>(tile(2), LANES);
+            if WIDE {
+                unit.store::<3>(tile(3), LANES);
+            }
+        }
+    }
+}
+
 /// What stands between a load or product and the next. Where the core's other hardware thread is busy, with another's work, loads and products
 /// that follow each other at once wait four times as long; apart by these, not three times. Where the core is ours alone they cost nothing.
 macro_rules! gap {

@@ -15,7 +15,7 @@ use std::arch::x86_64::*;
 
 use super::avx512::word512;
 use super::{Job, WORDS};
-use crate::kernels::amx::{Hardware, SIDE, Unit, has_bytes};
+use crate::kernels::amx::{Hardware, SIDE, Unit, has_bytes, store_tiles, zero_tiles};
 use crate::kernels::dense::put512;
 use crate::kernels::panel::{LANES, Line};
 
@@ -96,16 +96,7 @@ unsafe fn block<U: Unit, const BITS: usize, const TALL: bool, const WIDE: bool>(
     unsafe {
         for g in 0..=job.groups {
             if g < job.groups {
-                unit.zero::<0>();
-                if WIDE {
-                    unit.zero::<1>();
-                }
-                if TALL {
-                    unit.zero::<2>();
-                    if WIDE {
-                        unit.zero::<3>();
-                    }
-                }
+                zero_tiles::<U, TALL, WIDE>(unit);
                 let end = job.chunks.min((g + 1) * job.group_chunks);
                 for chunk in (g * job.group_chunks..end).step_by(step) {
                     multiply::<U, BITS, TALL, WIDE>(unit, job, chunk, step);
@@ -115,17 +106,8 @@ unsafe fn block<U: Unit, const BITS: usize, const TALL: bool, const WIDE: bool>(
                 fold::<TALL, WIDE>(job, g - 1, &sums[(g - 1) % 2], &mut totals);
             }
             if g < job.groups {
-                let sums = &mut sums[g % 2];
-                unit.store::<0>(sums[0][0].as_mut_ptr().cast(), LANES);
-                if WIDE {
-                    unit.store::<1>(sums[0][1].as_mut_ptr().cast(), LANES);
-                }
-                if TALL {
-                    unit.store::<2>(sums[1][0].as_mut_ptr().cast(), LANES);
-                    if WIDE {
-                        unit.store::<3>(sums[1][1].as_mut_ptr().cast(), LANES);
-                    }
-                }
+                let sums: *mut Tiles = &mut sums[g % 2];
+                store_tiles::<U, TALL, WIDE>(unit, sums.cast());
             }
         }
         for row in 0..job.rows {
