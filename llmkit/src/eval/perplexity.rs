@@ -143,7 +143,7 @@ impl Perplexity {
     /// matters. It is wider than [`standard_error`](Self::standard_error) suggests where windows differ in kind.
     ///
     /// # Errors
-    /// [`Error::Argument`] for fewer than two windows.
+    /// [`Error::Argument`](crate::Error::Argument) for fewer than two windows.
     pub fn estimate(&self, seed: u64) -> Result<Estimate> {
         let sizes = self.window_tokens();
         let sums = stats::sums_by(self.nll.iter().copied(), &sizes);
@@ -174,7 +174,7 @@ impl Protocol {
     /// Perplexity of `text` under `model`, over its first `max_windows` windows (0 = all).
     ///
     /// # Errors
-    /// Those of [`Protocol::windows`]; [`Error::Argument`] if a window does not fit the model's context, [`Error::Interrupted`].
+    /// Those of [`Protocol::windows`]; [`Error::Argument`](crate::Error::Argument) if a window does not fit the model's context, [`Error::Interrupted`](crate::Error::Interrupted).
     pub fn run(self, model: &Model, text: &str, max_windows: usize) -> Result<Perplexity> {
         let plan = Plan::new(self, model, text, max_windows)?;
         let mut nll = Vec::new();
