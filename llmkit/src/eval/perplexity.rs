@@ -174,7 +174,8 @@ impl Protocol {
     /// Perplexity of `text` under `model`, over its first `max_windows` windows (0 = all).
     ///
     /// # Errors
-    /// Those of [`Protocol::windows`]; [`Error::Argument`](crate::Error::Argument) if a window does not fit the model's context, [`Error::Interrupted`](crate::Error::Interrupted).
+    /// Those of [`Protocol::windows`]; [`Error::Argument`](crate::Error::Argument) if a window does not fit the model's context,
+    /// [`Error::Interrupted`](crate::Error::Interrupted).
     pub fn run(self, model: &Model, text: &str, max_windows: usize) -> Result<Perplexity> {
         let plan = Plan::new(self, model, text, max_windows)?;
         let mut nll = Vec::new();

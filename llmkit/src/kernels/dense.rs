@@ -145,6 +145,7 @@ pub(super) unsafe fn some_panels(
             columns: (panels.end * LANES).min(out.end) - first,
             into,
             next,
+            gap: 1,
         };
         // SAFETY: x, lines and out hold these rows, panels and columns; the rest is the caller's.
         unsafe { run(isa, element, &job) };
@@ -170,6 +171,8 @@ pub(super) struct Job {
     pub into: Into,
     /// What is wanted from memory after these panels, as many lines as they have; null if nothing is. It need not be there.
     pub next: *const Line,
+    /// Lines from there to what is wanted as soon: 1, or where the second of two panels is if they are not one behind the other.
+    pub gap: usize,
 }
 
 /// Does a job.

@@ -380,6 +380,7 @@ fn slab_at(
                 columns: of_columns.len(),
                 into,
                 next: std::ptr::null(),
+                gap: 1,
             };
             // SAFETY: `isa` was checked and is not the reference; the job's rows, panels and columns lie inside; these rows of G are
             // this task's.

@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::dense::{self, Element, Into, Out, Part};
 use super::integer::{self, Bytes, IntPanels};
 use super::isa::Isa;
-use super::panel::{LANES, Panels};
+use super::panel::{LANES, Line, Panels};
 use super::team::Team;
 use super::windowed::{self, Windowed};
 
@@ -87,7 +87,7 @@ impl Product<'_> {
 
 impl Matrix<'_> {
     /// N.
-    fn outputs(self) -> usize {
+    pub(super) fn outputs(self) -> usize {
         match self {
             Matrix::Dense { matrix, .. } => matrix.rows(),
             Matrix::Windowed { matrix, .. } => matrix.rows(),
@@ -95,8 +95,49 @@ impl Matrix<'_> {
         }
     }
 
+    /// The input in bf16, and words of a row.
+    ///
+    /// # Panics
+    /// If it is of bytes.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn halves(&self) -> (&[u32], usize) {
+        match self {
+            Matrix::Dense { x, matrix, .. } => (x, matrix.words()),
+            Matrix::Windowed { x, matrix } => (x, matrix.words()),
+            Matrix::Integer { .. } => unreachable!("a matrix of bytes"),
+        }
+    }
+
+    /// The lines of a panel, as they are multiplied with.
+    ///
+    /// # Panics
+    /// If it is of bytes, there is no such panel, or `out` has other words.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn lines(&self, panel: usize, out: &mut [Line]) {
+        match self {
+            Matrix::Dense { matrix, .. } => {
+                let words = matrix.words();
+                out.copy_from_slice(&matrix.lines()[panel * words..(panel + 1) * words]);
+            }
+            Matrix::Windowed { matrix, .. } => matrix.unpack(Isa::Avx512, panel, out),
+            Matrix::Integer { .. } => unreachable!("a matrix of bytes"),
+        }
+    }
+
+    /// Where a panel is kept, or would be: to be fetched ahead.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn kept(&self, panel: usize) -> *const Line {
+        match self {
+            Matrix::Dense { matrix, .. } => {
+                matrix.lines().as_ptr().wrapping_add(panel * matrix.words())
+            }
+            Matrix::Windowed { matrix, .. } => matrix.kept(panel),
+            Matrix::Integer { .. } => std::ptr::null(),
+        }
+    }
+
     /// Whether the input is that of `tokens` rows.
-    fn check(self, tokens: usize) {
+    pub(super) fn check(self, tokens: usize) {
         let check_words = |x: &[u32], words: usize| {
             let got = x.len();
             assert_eq!(got, tokens * words, "{tokens} input rows of {words} words");

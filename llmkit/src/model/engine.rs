@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use crate::kernels::activation::to_bf16_in;
 use crate::kernels::aligned::Aligned;
+use crate::kernels::gated;
 use crate::kernels::integer::Bytes;
 use crate::kernels::isa::Isa;
+use crate::kernels::panel::Element;
+use crate::kernels::product::Matrix;
 use crate::kernels::rows::Rows;
 use crate::kernels::team::Team;
 
@@ -30,8 +33,8 @@ impl Default for Engine {
 }
 
 thread_local! {
-    /// Words of an activation before, for the next.
-    static SPARE: Cell<Aligned> = const { Cell::new(Aligned::new()) };
+    /// Words of activations before, for the next: two are held at a time.
+    static SPARE: Cell<[Aligned; 2]> = const { Cell::new([Aligned::new(), Aligned::new()]) };
     /// What the pass before had.
     static BUFFERS: Cell<Aligned> = const { Cell::new(Aligned::new()) };
 }
@@ -76,11 +79,23 @@ const LINE: usize = 16;
 #[derive(Debug, Default)]
 struct Halves(OnceCell<Aligned>);
 
+impl Halves {
+    /// Words of an activation before.
+    fn spare() -> Aligned {
+        let [first, second] = SPARE.take();
+        SPARE.set([second, Aligned::new()]);
+        first
+    }
+}
+
 impl Drop for Halves {
     fn drop(&mut self) {
         if let Some(words) = self.0.take() {
             // While a thread ends there is nobody to have them.
-            let _ = SPARE.try_with(|it| it.set(words));
+            let _ = SPARE.try_with(|it| {
+                let [first, _] = it.take();
+                it.set([words, first]);
+            });
         }
     }
 }
@@ -88,7 +103,10 @@ impl Drop for Halves {
 /// An activation (T, K), in whatever form a layer wants it; each form is made once, when first asked for.
 #[derive(Debug)]
 pub struct Input<'a> {
-    rows: Rows<'a>,
+    /// What it is made of; none if it was made in bf16.
+    rows: Option<Rows<'a>>,
+    /// T · K.
+    len: usize,
     /// K.
     pub columns: usize,
     bf16: Halves,
@@ -106,7 +124,8 @@ impl<'a> Input<'a> {
     /// Rows of `columns` values that may not have been computed yet.
     pub fn of_rows(rows: Rows<'a>, columns: usize, engine: &'a Engine) -> Input<'a> {
         Input {
-            rows,
+            len: rows.len(),
+            rows: Some(rows),
             columns,
             computed: OnceCell::new(),
             bf16: Halves::default(),
@@ -115,22 +134,46 @@ impl<'a> Input<'a> {
         }
     }
 
+    /// silu(gate) · up (T, `columns`) of two products that kernels make together, without either being written down; none if they do not. What
+    /// comes of it has only the form of bf16: [`values`](Self::values) are what that rounds to.
+    pub(super) fn gated(
+        (gate, up): (Matrix<'_>, Matrix<'_>),
+        tokens: usize,
+        columns: usize,
+        engine: &'a Engine,
+    ) -> Option<Input<'a>> {
+        if !gated::has_kernel(engine.isa, gate, up, tokens) {
+            return None;
+        }
+        let mut words = Halves::spare();
+        let out = words.words_mut(tokens * columns.div_ceil(2));
+        gated::multiply(engine.isa, gate, up, out, &engine.team);
+        Some(Input {
+            len: tokens * columns,
+            rows: None,
+            columns,
+            computed: OnceCell::new(),
+            bf16: Halves(OnceCell::from(words)),
+            bytes: OnceCell::new(),
+            engine,
+        })
+    }
+
     /// T · K.
     pub fn len(&self) -> usize {
-        self.rows.len()
+        self.len
     }
 
     /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.len == 0
     }
 
     /// Row-major, in f32.
     pub fn values(&self) -> &[f32] {
-        let (isa, team) = (self.engine.isa, &self.engine.team);
         match self.rows {
-            Rows::Values(values) if self.computed.get().is_none() => values,
-            rows => (self.computed).get_or_init(|| rows.values(isa, self.columns, team)),
+            Some(Rows::Values(values)) if self.computed.get().is_none() => values,
+            _ => self.computed.get_or_init(|| self.compute()),
         }
     }
 
@@ -138,15 +181,32 @@ impl<'a> Input<'a> {
     pub fn values_mut(&mut self) -> &mut [f32] {
         debug_assert!(self.bf16.0.get().is_none() && self.bytes.get().is_none());
         if self.computed.get().is_none() {
-            let (isa, team) = (self.engine.isa, &self.engine.team);
-            self.computed = OnceCell::from(self.rows.values(isa, self.columns, team));
+            self.computed = OnceCell::from(self.compute());
         }
         self.computed.get_mut().map_or(&mut [], |it| it)
     }
 
+    fn compute(&self) -> Vec<f32> {
+        let (isa, team) = (self.engine.isa, &self.engine.team);
+        match self.rows {
+            Some(rows) => rows.values(isa, self.columns, team),
+            None => {
+                let rows = self.bf16().chunks(self.columns.div_ceil(2).max(1));
+                let values = |row: &[u32]| {
+                    let of = |i| Element::Bf16.of_word(row[i / 2], i % 2);
+                    (0..self.columns).map(of).collect::<Vec<_>>()
+                };
+                rows.flat_map(values).collect()
+            }
+        }
+    }
+
     /// What the other forms are made of.
     fn rows(&self) -> Rows<'_> {
-        (self.computed.get()).map_or(self.rows, |it| Rows::Values(it))
+        match (self.rows, self.computed.get()) {
+            (Some(rows), None) => rows,
+            _ => Rows::Values(self.values()),
+        }
     }
 
     /// Rounded to bf16, two to a word, rows filled up with zero.
@@ -154,7 +214,7 @@ impl<'a> Input<'a> {
         let rows = self.len().checked_div(self.columns).unwrap_or(0);
         let count = rows * self.columns.div_ceil(2);
         let round = || {
-            let mut words = SPARE.take();
+            let mut words = Halves::spare();
             let (rows, out) = (self.rows(), words.words_mut(count));
             to_bf16_in(self.engine.isa, rows, self.columns, out, &self.engine.team);
             words

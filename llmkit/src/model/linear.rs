@@ -42,6 +42,11 @@ pub trait Linear: fmt::Debug + Send + Sync {
     /// If the sizes do not fit.
     fn forward(&self, x: &Input<'_>, into: Into, out: &mut [f32], engine: &Engine);
 
+    /// Whether it rounds its input to bf16, and looks at it in no other form.
+    fn wants_bf16(&self) -> bool {
+        false
+    }
+
     /// The input in the form of the matrix, and the matrix, for [`forward_all`]; none if the layer has a way of its own.
     fn matrix<'a>(&'a self, _x: &'a Input<'_>) -> Option<Matrix<'a>> {
         None
@@ -118,6 +123,10 @@ impl Linear for Dense {
         element.name().to_owned()
     }
 
+    fn wants_bf16(&self) -> bool {
+        !matches!(self.kept, Kept::Panels(Element::F32, _))
+    }
+
     fn bytes(&self) -> usize {
         match &self.kept {
             Kept::Panels(_, panels) => panels.bytes(),
@@ -157,6 +166,21 @@ impl Linear for Dense {
             },
         })
     }
+}
+
+/// silu(x · gateᵀ) ⊙ (x · upᵀ) as the input of `next`, if kernels make it without writing down gate and up; none otherwise.
+pub(super) fn forward_gated<'a>(
+    x: &Input<'_>,
+    [gate, up]: [&dyn Linear; 2],
+    next: &dyn Linear,
+    engine: &'a Engine,
+) -> Option<Input<'a>> {
+    if !next.wants_bf16() {
+        return None;
+    }
+    let tokens = x.len().checked_div(x.columns)?;
+    let matrices = (gate.matrix(x)?, up.matrix(x)?);
+    Input::gated(matrices, tokens, gate.shape().0, engine)
 }
 
 /// One product, if there is one.

@@ -24,7 +24,7 @@ use super::config::Config;
 use super::engine::Buffers;
 use super::hook::Hook;
 use super::layer::Layer;
-use super::linear::{Engine, Input, Linear, forward_all};
+use super::linear::{Engine, Input, Linear, forward_all, forward_gated};
 use super::rope::frequencies;
 use super::weight_type::WeightType;
 use super::weights::Weights;
@@ -307,12 +307,23 @@ impl Llama {
             if is_watched {
                 visit(n, "ffn_gate.in", c.width, input.values_mut())?;
             }
-            let mut products: [(&dyn Linear, &mut [f32]); 2] =
-                [(&*layer.ffn_gate, &mut *gate), (&*layer.ffn_up, &mut *up)];
-            forward_all(&input, &mut products, &self.engine);
-            drop(input);
-            let gated = Rows::Gated { gate, up };
-            let mut input = Input::of_rows(gated, c.ffn_width, &self.engine);
+            let ffn: [&dyn Linear; 2] = [&*layer.ffn_gate, &*layer.ffn_up];
+            let is_plain = is_watched || layer.ffn_rotation.is_some();
+            let made = match is_plain {
+                true => None,
+                false => forward_gated(&input, ffn, &*layer.ffn_down, &self.engine),
+            };
+            let mut input = match made {
+                Some(gated) => gated,
+                None => {
+                    let [of_gate, of_up] = ffn;
+                    let mut products = [(of_gate, &mut *gate), (of_up, &mut *up)];
+                    forward_all(&input, &mut products, &self.engine);
+                    drop(input);
+                    let gated = Rows::Gated { gate, up };
+                    Input::of_rows(gated, c.ffn_width, &self.engine)
+                }
+            };
             if let Some(rotation) = &layer.ffn_rotation {
                 let rows = input.values_mut();
                 each_row(rows, c.ffn_width, team, |_, row| rotation.apply(row));

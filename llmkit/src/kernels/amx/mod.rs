@@ -28,7 +28,10 @@ mod unit;
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch, _mm512_load_ps};
 use std::cell::RefCell;
 
+use super::activation::SwigluRow;
 use super::dense::{Into, Job, put512};
+use super::halves;
+use super::isa::{Isa, vectorized};
 use super::panel::{LANES, Line};
 
 pub use probe::{has_bytes, is_here};
@@ -42,12 +45,21 @@ pub(super) use unit::{Hardware, SIDE, Unit, chain, chain_of_bytes, store_tiles, 
 /// * All that the job's pointers, sizes and strides reach is valid; nobody else touches the output meanwhile.
 pub(super) unsafe fn bf16(job: &Job) {
     // SAFETY: passed on.
-    unsafe { drive(&mut Hardware, job) }
+    unsafe { drive::<_, false>(&mut Hardware, job) }
+}
+
+/// Does a job of two panels, of a gate and of what it is for, and writes silu(gate) · up, in bf16: rows of `out` are words.
+///
+/// # Safety
+/// As [`bf16`].
+pub(super) unsafe fn gated(job: &Job) {
+    // SAFETY: passed on.
+    unsafe { drive::<_, true>(&mut Hardware, job) }
 }
 
 /// # Safety
 /// As [`Unit`] and [`Job`] ask.
-unsafe fn drive<U: Unit>(unit: &mut U, job: &Job) {
+unsafe fn drive<U: Unit, const GATED: bool>(unit: &mut U, job: &Job) {
     SUMS.with_borrow_mut(|sums| {
         let parts = job.words.div_ceil(PART).max(1);
         let part = (job.words.div_ceil(parts)).next_multiple_of(SIDE);
@@ -55,7 +67,7 @@ unsafe fn drive<U: Unit>(unit: &mut U, job: &Job) {
             sums.resize(ROWS * 2, Line::ZERO);
         }
         // SAFETY: passed on.
-        unsafe { in_parts(unit, job, part, sums) }
+        unsafe { in_parts::<U, GATED>(unit, job, part, sums) }
     });
 }
 
@@ -63,8 +75,18 @@ unsafe fn drive<U: Unit>(unit: &mut U, job: &Job) {
 ///
 /// # Safety
 /// As [`drive`].
-unsafe fn in_parts<U: Unit>(unit: &mut U, job: &Job, part: usize, sums: &mut [Line]) {
+unsafe fn in_parts<U: Unit, const GATED: bool>(
+    unit: &mut U,
+    job: &Job,
+    part: usize,
+    sums: &mut [Line],
+) {
     let mut configured = [0; 2];
+    // Both panels' lines that come next are one behind the other, or not.
+    let (at_once, all) = match job.gap {
+        1 => (AHEAD, 2 * job.words),
+        _ => (AHEAD / 2, job.words),
+    };
     for start in (0..job.rows).step_by(ROWS) {
         for column in (0..job.columns).step_by(2 * LANES) {
             let panel = column / LANES + 2;
@@ -72,7 +94,7 @@ unsafe fn in_parts<U: Unit>(unit: &mut U, job: &Job, part: usize, sums: &mut [Li
                 true => job.lines.wrapping_add(panel * job.line_stride),
                 false => job.next,
             };
-            let end = next.wrapping_add(2 * job.words);
+            let end = next.wrapping_add(all);
             let rows = (start..job.rows.min(start + ROWS)).step_by(2 * SIDE);
             let parts = (0..job.words.max(1)).step_by(part.max(1));
             for (k, row) in parts.flat_map(|k| rows.clone().map(move |row| (k, row))) {
@@ -100,12 +122,12 @@ unsafe fn in_parts<U: Unit>(unit: &mut U, job: &Job, part: usize, sums: &mut [Li
                         to: (k + part < job.words).then(|| sums[tiles..].as_mut_ptr()),
                     };
                     match (rows[1] > 0, piece.columns > LANES) {
-                        (false, false) => block::<U, false, false>(unit, &piece, &way),
-                        (false, true) => block::<U, false, true>(unit, &piece, &way),
-                        (true, false) => block::<U, true, false>(unit, &piece, &way),
-                        (true, true) => block::<U, true, true>(unit, &piece, &way),
+                        (false, false) => block::<U, GATED, false, false>(unit, &piece, &way),
+                        (false, true) => block::<U, GATED, false, true>(unit, &piece, &way),
+                        (true, false) => block::<U, GATED, true, false>(unit, &piece, &way),
+                        (true, true) => block::<U, GATED, true, true>(unit, &piece, &way),
                     }
-                    next = match next.wrapping_add(piece.words / SIDE * AHEAD) {
+                    next = match next.wrapping_add(piece.words / SIDE * at_once) {
                         after if after < end && !next.is_null() => after,
                         _ => std::ptr::null(),
                     };
@@ -135,7 +157,7 @@ struct Way {
     to: Option<*mut Line>,
 }
 
-/// Lines of the panels that come next which are asked for in each step of 16 words: with 256 rows that are half of panels, or two thirds of
+/// Lines of the panels that come next, two to be told apart by where they are, which are asked for in each step of 16 words: with 256 rows that are half of panels, or two thirds of
 /// windows; the rest comes by the processor's own prefetch. Four a step are no faster.
 const AHEAD: usize = 2;
 
@@ -144,7 +166,11 @@ const AHEAD: usize = 2;
 /// # Safety
 /// As [`drive`]; the unit is configured for the job's rows.
 #[inline(always)]
-unsafe fn block<U: Unit, const TALL: bool, const WIDE: bool>(unit: &mut U, job: &Job, way: &Way) {
+unsafe fn block<U: Unit, const GATED: bool, const TALL: bool, const WIDE: bool>(
+    unit: &mut U,
+    job: &Job,
+    way: &Way,
+) {
     let whole = job.words / SIDE * SIDE;
     // SAFETY: the job has these rows and panels; tiles without rows are not named.
     unsafe {
@@ -158,10 +184,10 @@ unsafe fn block<U: Unit, const TALL: bool, const WIDE: bool>(unit: &mut U, job: 
             let a = [job.x.wrapping_add(k), second_rows.wrapping_add(k)];
             let b = [job.lines.wrapping_add(k), second_panel.wrapping_add(k)];
             if !job.next.is_null() {
-                for line in 0..AHEAD {
-                    let next = job.next.wrapping_add(k / SIDE * AHEAD + line);
-                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
-                }
+                let at_once = if job.gap == 1 { AHEAD } else { AHEAD / 2 };
+                let next = job.next.wrapping_add(k / SIDE * at_once);
+                _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(job.gap).cast());
             }
             step::<U, TALL, WIDE>(unit, a, job.x_stride, b);
         }
@@ -185,6 +211,13 @@ unsafe fn block<U: Unit, const TALL: bool, const WIDE: bool>(unit: &mut U, job: 
         if let Some(to) = way.to {
             return store_tiles::<U, TALL, WIDE>(unit, to);
         }
+        if GATED {
+            put_gated::<U, 0, 1>(unit, job, 0);
+            if TALL {
+                put_gated::<U, 2, 3>(unit, job, 1);
+            }
+            return;
+        }
         put::<U, 0>(unit, job, 0, 0);
         if WIDE {
             put::<U, 1>(unit, job, 0, 1);
@@ -193,6 +226,56 @@ unsafe fn block<U: Unit, const TALL: bool, const WIDE: bool>(unit: &mut U, job: 
             put::<U, 2>(unit, job, 1, 0);
             if WIDE {
                 put::<U, 3>(unit, job, 1, 1);
+            }
+        }
+    }
+}
+
+/// A job of up to 16 rows, one or two whole steps of K and whole pairs of panels, on a unit that is configured for its rows. What is added to is
+/// where sums begin. Four panels at a time: the tiles of A stay, and while one panel's sums are stored others are computed.
+///
+/// # Safety
+/// As [`drive`]; the unit is configured for the job's rows.
+#[inline(always)]
+pub(super) unsafe fn short<U: Unit>(unit: &mut U, job: &Job) {
+    macro_rules! panels {
+        ($column:expr, $two_steps:literal: $($c:literal $b:literal),*) => {{
+            let out: *mut u32 = job.out.wrapping_add($column).cast();
+            let lines = job.lines.wrapping_add($column / LANES * job.line_stride);
+            $(
+                let (to, b) = (out.wrapping_add($c * LANES), lines.wrapping_add($c * job.line_stride));
+                match job.into {
+                    Into::Replace => unit.zero::<$c>(),
+                    Into::Add => unit.load::<$c>(to, job.out_stride),
+                }
+                unit.load::<$b>(b.cast(), LANES);
+                unit.dot::<$c, 4, $b>();
+                if $two_steps {
+                    unit.load::<$b>(b.wrapping_add(SIDE).cast(), LANES);
+                    unit.dot::<$c, 5, $b>();
+                }
+            )*
+            $(unit.store::<$c>(out.wrapping_add($c * LANES), job.out_stride);)*
+        }};
+    }
+    // SAFETY: the caller's rows, columns and words.
+    unsafe {
+        unit.load::<4>(job.x, job.x_stride);
+        let two_steps = job.words > SIDE;
+        if two_steps {
+            unit.load::<5>(job.x.wrapping_add(SIDE), job.x_stride);
+        }
+        let whole = job.columns / (4 * LANES) * 4 * LANES;
+        for column in (0..whole).step_by(4 * LANES) {
+            match two_steps {
+                true => panels!(column, true: 0 6, 1 7, 2 6, 3 7),
+                false => panels!(column, false: 0 6, 1 7, 2 6, 3 7),
+            }
+        }
+        if whole < job.columns {
+            match two_steps {
+                true => panels!(whole, true: 0 6, 1 7),
+                false => panels!(whole, false: 0 6, 1 7),
             }
         }
     }
@@ -249,6 +332,34 @@ unsafe fn put<U: Unit, const C: u8>(unit: &mut U, job: &Job, tall: usize, wide: 
         unit.store::<C>(tile.as_mut_ptr().cast(), LANES);
         let rows = (job.rows - tall * SIDE).min(SIDE);
         put_lines(&tile[..rows], out, job.out_stride, columns, job.into);
+    }
+}
+
+/// silu(gate) · up of two tiles, in bf16, to its place in the output.
+///
+/// # Safety
+/// As [`drive`].
+#[inline(always)]
+unsafe fn put_gated<U: Unit, const GATE: u8, const UP: u8>(unit: &mut U, job: &Job, tall: usize) {
+    let mut tiles = [[Line::ZERO; SIDE]; 2];
+    let mut words = [0u32; SIDE * LANES / 2];
+    // SAFETY: these rows and columns are the job's, and a line is as many numbers as words.
+    unsafe {
+        unit.store::<GATE>(tiles[0].as_mut_ptr().cast(), LANES);
+        unit.store::<UP>(tiles[1].as_mut_ptr().cast(), LANES);
+        let [gate, up] = &mut tiles;
+        let gate = std::slice::from_raw_parts_mut(gate.as_mut_ptr().cast(), SIDE * LANES);
+        let up = std::slice::from_raw_parts(up.as_ptr().cast(), SIDE * LANES);
+        // As it is done to whole rows: where there are matrix units there is AVX-512.
+        vectorized(Isa::Avx512, SwigluRow, (&mut *gate, up));
+        halves::round(Isa::Avx512, gate, &mut words);
+        let out: *mut u32 = job.out.add(tall * SIDE * job.out_stride).cast();
+        let count = (job.columns - LANES).div_ceil(2).min(LANES / 2);
+        let rows = (job.rows - tall * SIDE).min(SIDE);
+        for (row, words) in words.chunks_exact(LANES / 2).enumerate().take(rows) {
+            let to = out.add(row * job.out_stride);
+            std::ptr::copy_nonoverlapping(words.as_ptr(), to, count);
+        }
     }
 }
 

@@ -139,9 +139,10 @@ fn simulate(x: &[u32], w: &Panels, tokens: usize, rows: usize, into: Into, start
             columns: w.rows(),
             into,
             next: std::ptr::null(),
+            gap: 1,
         };
         // SAFETY: sizes as above.
-        unsafe { drive(&mut Simulated::default(), &job) };
+        unsafe { drive::<_, false>(&mut Simulated::default(), &job) };
     }
     out
 }
@@ -278,9 +279,10 @@ fn a_job_may_be_a_part_of_larger_matrices() {
             columns,
             into: Into::Add,
             next: std::ptr::null(),
+            gap: 1,
         };
         // SAFETY: the job lies inside x, w and out.
-        unsafe { drive(&mut Simulated::default(), &job) };
+        unsafe { drive::<_, false>(&mut Simulated::default(), &job) };
         // The part, by itself.
         let own: Vec<u32> = (first..first + rows)
             .flat_map(|t| &x[t * words..t * words + fewer])

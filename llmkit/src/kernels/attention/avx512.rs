@@ -1,5 +1,5 @@
 //! Scores to weights with AVX-512: the steps of [`online_softmax`](crate::kernels::activation), sixteen rows at a time, so that none waits for
-//! another's maximum. Where weights stay in f32, their bits are the same.
+//! another's maximum. Their bits are the same. (Those of bf16 need not be: see [`lazy`](super::lazy).)
 
 use std::arch::x86_64::*;
 
@@ -10,21 +10,18 @@ use crate::kernels::panel::LANES;
 /// Rows whose largest scores, and what follows from them, are one register.
 const TOGETHER: usize = LANES;
 
-/// As [`weigh`](super::weigh); in bf16, into `halves` (R, 64/2), if there is any.
+/// As [`weigh`](super::weigh).
 ///
 /// # Safety
 /// This machine has these features.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 pub(super) unsafe fn weigh(
     scores: &mut [f32],
     running: &mut [Running],
     out: &mut [f32],
-    halves: &mut [u32],
     seen: &Seen<'_>,
 ) {
     let head_dim = out.len() / seen.positions.len();
-    let is_rounded = !halves.is_empty();
-    let mut halves = halves.as_chunks_mut::<{ BLOCK / 2 }>().0.iter_mut();
     let scores = scores.as_chunks_mut::<BLOCK>().0.chunks_mut(TOGETHER);
     let out = out.chunks_mut(TOGETHER * head_dim);
     let positions = seen.positions.chunks(TOGETHER);
@@ -57,28 +54,13 @@ pub(super) unsafe fn weigh(
             let mut sum = _mm512_setzero_ps();
             for x in &mut x {
                 let below = _mm512_sub_ps(*x, _mm512_set1_ps(bases.0[r]));
-                *x = match is_rounded {
-                    true => rough_exp(below),
-                    false => exp(below),
-                };
+                *x = exp(below);
                 sum = _mm512_add_ps(sum, *x);
             }
             sums.0[r] = total(sum);
-            match halves.next() {
-                // SAFETY: a row of halves is two registers.
-                Some(halves) => unsafe {
-                    for (i, x) in x.as_chunks::<2>().0.iter().enumerate() {
-                        let rounded = _mm512_cvtne2ps_pbh(x[1], x[0]);
-                        let rounded = std::mem::transmute::<__m512bh, __m512i>(rounded);
-                        _mm512_storeu_si512(halves.as_mut_ptr().add(LANES * i).cast(), rounded);
-                    }
-                },
-                None => {
-                    for (i, &x) in x.iter().enumerate() {
-                        // SAFETY: a row of scores is four registers.
-                        unsafe { _mm512_storeu_ps(scores.as_mut_ptr().add(LANES * i), x) };
-                    }
-                }
+            for (i, &x) in x.iter().enumerate() {
+                // SAFETY: a row of scores is four registers.
+                unsafe { _mm512_storeu_ps(scores.as_mut_ptr().add(LANES * i), x) };
             }
         }
         let (factors, tops) = (Lanes::of(factor), Lanes::of(top));
@@ -160,36 +142,6 @@ fn exp(x: __m512) -> __m512 {
         _mm512_sub_epi32(_mm512_castps_si512(shifted), _mm512_castps_si512(rounder)),
         _mm512_set1_epi32(127),
     ));
-    _mm512_maskz_mul_ps(is_some, p, _mm512_castsi512_ps(power))
-}
-
-/// As [`exp`] to 2.4·10⁻⁶ of it, for what is rounded to 8 places afterwards: 2ⁿ·2ʳ, |r| ≤ ½, by a polynomial of degree 5.
-#[inline]
-#[target_feature(enable = "avx512f,avx512dq")]
-fn rough_exp(x: __m512) -> __m512 {
-    const LN_2: f32 = std::f32::consts::LN_2;
-    const POWERS: [f32; 6] = [
-        LN_2 * LN_2 * LN_2 * LN_2 * LN_2 / 120.0,
-        LN_2 * LN_2 * LN_2 * LN_2 / 24.0,
-        LN_2 * LN_2 * LN_2 / 6.0,
-        LN_2 * LN_2 / 2.0,
-        LN_2,
-        1.0,
-    ];
-    let is_some = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(-87.0));
-    let (log, rounder) = (
-        _mm512_set1_ps(std::f32::consts::LOG2_E),
-        // With the bias of exponents.
-        _mm512_set1_ps(ROUNDER + 127.0),
-    );
-    let shifted = _mm512_fmadd_ps(x, log, rounder);
-    let r = _mm512_fmsub_ps(x, log, _mm512_sub_ps(shifted, rounder));
-    let mut p = _mm512_set1_ps(POWERS[0]);
-    for &c in &POWERS[1..] {
-        p = _mm512_fmadd_ps(r, p, _mm512_set1_ps(c));
-    }
-    // The lowest bits of `shifted` are n + 127, the exponent of 2ⁿ.
-    let power = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted));
     _mm512_maskz_mul_ps(is_some, p, _mm512_castsi512_ps(power))
 }
 

@@ -11,6 +11,8 @@
 //! Cost: products are up to eight times as fast as `vpdpbusd`, the fold of a group is not: what is won grows with the group size, and
 //! [`pays`] says from which on.
 
+mod short;
+
 use std::arch::x86_64::*;
 
 use super::avx512::word512;
@@ -21,16 +23,12 @@ use crate::kernels::panel::{LANES, Line};
 
 /// Rows from which tiles are faster than AVX-512: below, most of a tile is empty.
 const ROWS: usize = 8;
-/// Chunks of a group from which they are: with one, groups of 32, folding takes as long as all of AVX-512 does (16 rows, int8: 0.86 to 1.05
-/// of its rate were measured, int4 0.6 to 0.8).
-const GROUP_CHUNKS: usize = 2;
-
 /// Four tiles of C, or what becomes of them: by rows (two tiles), then panels (two), then a tile's rows.
 type Tiles = [[[Line; SIDE]; 2]; 2];
 
 /// Whether there is a unit for the job and it has enough to do.
 pub(super) fn pays(job: &Job) -> bool {
-    job.rows >= ROWS && job.group_chunks >= GROUP_CHUNKS && has_bytes()
+    job.rows >= ROWS && has_bytes()
 }
 
 /// # Safety
@@ -46,6 +44,14 @@ pub(super) unsafe fn run<const BITS: usize>(job: &Job) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) unsafe fn drive<U: Unit, const BITS: usize>(unit: &mut U, job: &Job) {
+    if job.group_chunks == 1 && job.groups > 1 {
+        // SAFETY: passed on.
+        unsafe {
+            short::drive::<U, BITS>(unit, job);
+            unit.release();
+        }
+        return;
+    }
     // Chunks that the unit takes at once: two, a whole tile, unless groups end between them.
     let step = match job.groups == 1 || job.group_chunks.is_multiple_of(2) {
         true => 2,

@@ -225,15 +225,20 @@ impl Windowed {
             words: self.words,
             lines,
             // A little more than the next ones, for they are smaller than lines.
-            next: (self.lines.as_ptr().wrapping_add(next * self.words)).cast(),
+            next: self.kept(next),
         }
+    }
+
+    /// Where a panel is, or would be.
+    pub(super) fn kept(&self, panel: usize) -> *const Line {
+        self.lines.as_ptr().wrapping_add(panel * self.words).cast()
     }
 
     /// The lines of a panel as they were before.
     ///
     /// # Panics
     /// If the machine lacks `isa`.
-    fn unpack(&self, isa: Isa, panel: usize, out: &mut [Line]) {
+    pub(super) fn unpack(&self, isa: Isa, panel: usize, out: &mut [Line]) {
         let packed = &self.lines[panel * self.words..][..self.words];
         let window = &self.windows[panel];
         match isa.checked() {
