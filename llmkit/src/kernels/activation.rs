@@ -5,7 +5,6 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::halves;
 use super::isa::{Isa, vectorizable, vectorized};
 use super::panel::{LANES, bf16_pair};
 use super::rows::Rows;
@@ -162,7 +161,7 @@ pub fn to_bf16_in(isa: Isa, x: Rows<'_>, columns: usize, out: &mut [u32], team: 
     assert_eq!(x.len(), rows * columns, "rows of {columns}");
     assert_eq!(out.len(), rows * words, "rows of {words} words");
     each_row(out, words, team, |i, out| {
-        x.row(isa, columns, i, |x| halves::round(isa, x, out));
+        x.round(isa, columns, i, out);
     });
 }
 

@@ -2,11 +2,12 @@
 //!
 //! A norm or a gate is read once, by what rounds it for a product. Made row by row on the way there, it stays in the first cache, and
 //! what goes to memory is rounded already: of a prompt of 512 a gate is 3 MB in f32. The bits are those of [`rms_norm`](super::activation::rms_norm) and
-//! [`swiglu`](super::activation::swiglu).
+//! [`swiglu`](super::activation::swiglu), but for a gate that is rounded to bf16, which is computed no better than that.
 
 use std::cell::RefCell;
 
 use super::activation::{NormRow, SwigluRow, each_row};
+use super::halves;
 use super::isa::{Isa, vectorized};
 use super::team::Team;
 
@@ -80,6 +81,17 @@ impl<'a> Rows<'a> {
             self.compute(isa, columns, index, row);
             work(row)
         })
+    }
+
+    /// Row `index` rounded to bf16, two to a word, an odd end filled up with zero.
+    pub(super) fn round(self, isa: Isa, columns: usize, index: usize, out: &mut [u32]) {
+        let here = index * columns..(index + 1) * columns;
+        match self {
+            Rows::Gated { gate, up } => {
+                halves::round_gated(isa, &gate[here.clone()], &up[here], out)
+            }
+            _ => self.row(isa, columns, index, |x| halves::round(isa, x, out)),
+        }
     }
 
     /// Row `index`, into `out`.

@@ -177,11 +177,20 @@ impl<'a> Input<'a> {
         }
     }
 
+    /// Rounds to bf16 and forgets what was rounded: the values are then what a layer that wants bf16 would see.
+    pub(super) fn rounded(mut self) -> Input<'a> {
+        self.bf16();
+        (self.rows, self.computed) = (None, OnceCell::new());
+        self
+    }
+
     /// The values, to be changed before any other form of them has been asked for.
     pub fn values_mut(&mut self) -> &mut [f32] {
-        debug_assert!(self.bf16.0.get().is_none() && self.bytes.get().is_none());
+        debug_assert!(self.rows.is_none() || self.bf16.0.get().is_none());
+        debug_assert!(self.bytes.get().is_none());
         if self.computed.get().is_none() {
             self.computed = OnceCell::from(self.compute());
+            self.bf16 = Halves::default();
         }
         self.computed.get_mut().map_or(&mut [], |it| it)
     }

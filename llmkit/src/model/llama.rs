@@ -321,7 +321,13 @@ impl Llama {
                     forward_all(&input, &mut products, &self.engine);
                     drop(input);
                     let gated = Rows::Gated { gate, up };
-                    Input::of_rows(gated, c.ffn_width, &self.engine)
+                    let gated = Input::of_rows(gated, c.ffn_width, &self.engine);
+                    // A hook that changes nothing must not change anything.
+                    let is_rounded = layer.ffn_rotation.is_none() && layer.ffn_down.wants_bf16();
+                    match is_rounded {
+                        true => gated.rounded(),
+                        false => gated,
+                    }
                 }
             };
             if let Some(rotation) = &layer.ffn_rotation {

@@ -28,10 +28,9 @@ mod unit;
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch, _mm512_load_ps};
 use std::cell::RefCell;
 
-use super::activation::SwigluRow;
 use super::dense::{Into, Job, put512};
 use super::halves;
-use super::isa::{Isa, vectorized};
+use super::isa::Isa;
 use super::panel::{LANES, Line};
 
 pub use probe::{has_bytes, is_here};
@@ -348,11 +347,10 @@ unsafe fn put_gated<U: Unit, const GATE: u8, const UP: u8>(unit: &mut U, job: &J
         unit.store::<GATE>(tiles[0].as_mut_ptr().cast(), LANES);
         unit.store::<UP>(tiles[1].as_mut_ptr().cast(), LANES);
         let [gate, up] = &mut tiles;
-        let gate = std::slice::from_raw_parts_mut(gate.as_mut_ptr().cast(), SIDE * LANES);
+        let gate = std::slice::from_raw_parts(gate.as_ptr().cast(), SIDE * LANES);
         let up = std::slice::from_raw_parts(up.as_ptr().cast(), SIDE * LANES);
         // As it is done to whole rows: where there are matrix units there is AVX-512.
-        vectorized(Isa::Avx512, SwigluRow, (&mut *gate, up));
-        halves::round(Isa::Avx512, gate, &mut words);
+        halves::round_gated(Isa::Avx512, gate, up, &mut words);
         let out: *mut u32 = job.out.add(tall * SIDE * job.out_stride).cast();
         let count = (job.columns - LANES).div_ceil(2).min(LANES / 2);
         let rows = (job.rows - tall * SIDE).min(SIDE);

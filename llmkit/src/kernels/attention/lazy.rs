@@ -4,28 +4,20 @@
 //! weights. An online softmax takes the largest score so far and so needs, of each row and block, the largest of 64 numbers. Here a row keeps its
 //! base until a score is 2⁸ above it; whether one is, is a comparison. Sums of weights stay in sixteen lanes until the end.
 //!
-//! Weights are right to 2.7·10⁻⁶ of them before they are rounded to 8 places: 2ʸ = 2^⌊y⌋ · 2^(y − ⌊y⌋), the latter by a polynomial of degree 4.
+//! Weights are right to 2.7·10⁻⁶ of them before they are rounded to 8 places ([`power`]).
 //!
 //! Source of the idea: Zadouri et al. 2026, *FlashAttention-4*, 2603.05451, conditional rescaling.
 
 use std::arch::x86_64::*;
 
 use super::{BLOCK, Seen};
+use crate::kernels::halves::power;
 use crate::kernels::panel::LANES;
 
 /// How far a score may be above its row's base, in powers of two.
 const SLACK: f32 = 8.0;
 /// The base of a row that has not seen a score yet: lower than all, and finite, so that −∞ minus it is −∞.
 const LOWEST: f32 = f32::MIN;
-/// 2ʸ on [0, 1), the highest power first: the largest relative error is the least.
-const POWERS: [f32; 5] = [
-    0.013_534_168,
-    0.052_011_46,
-    0.241_442_75,
-    0.693_003_83,
-    1.000_002_6,
-];
-
 /// What has been seen of a row.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
@@ -126,18 +118,4 @@ fn raise<const N: usize>(x: &[__m512; N], row: &mut Row, out: &mut [f32]) {
     let factor = _mm512_cvtss_f32(power(_mm512_set1_ps(row.base - base)));
     row.base = base;
     row.sums.iter_mut().chain(out).for_each(|it| *it *= factor);
-}
-
-/// 2ʸ; 0 of −∞.
-#[inline]
-#[target_feature(enable = "avx512f,avx512dq")]
-fn power(y: __m512) -> __m512 {
-    // What is left of it above the next whole number below.
-    let r = _mm512_reduce_ps::<_MM_FROUND_TO_NEG_INF>(y);
-    let mut p = _mm512_set1_ps(POWERS[0]);
-    for &c in &POWERS[1..] {
-        p = _mm512_fmadd_ps(r, p, _mm512_set1_ps(c));
-    }
-    // By 2 to that number.
-    _mm512_scalef_ps(p, y)
 }
