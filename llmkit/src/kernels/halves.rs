@@ -7,6 +7,8 @@ use std::arch::x86_64::*;
 
 use super::activation::{SwigluRow, row_to_bf16};
 use super::isa::{Isa, vectorizable, vectorized};
+#[cfg(target_arch = "x86_64")]
+use super::panel::LANES;
 
 vectorizable!(RowToBf16<'a>: row_to_bf16, (&'a [f32], &'a mut [u32]) => ());
 
@@ -19,7 +21,7 @@ pub(super) fn round(isa: Isa, x: &[f32], out: &mut [u32]) {
     match isa.checked() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `checked` has seen it.
-        Isa::Avx512 | Isa::Amx => unsafe { avx512(x, out) },
+        Isa::Avx512 | Isa::Amx => unsafe { avx512(x, out, LANES) },
         _ => vectorized(isa, RowToBf16, (x, out)),
     }
 }
@@ -35,7 +37,7 @@ pub(super) fn round_gated(isa: Isa, gate: &[f32], up: &[f32], out: &mut [u32]) {
     match isa.checked() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `checked` has seen it.
-        Isa::Avx512 | Isa::Amx => unsafe { gated_avx512(gate, up, out) },
+        Isa::Avx512 | Isa::Amx => unsafe { gated_avx512(gate, up, out, LANES) },
         _ => {
             let mut row = gate.to_vec();
             vectorized(isa, SwigluRow, (&mut row, up));
@@ -46,9 +48,10 @@ pub(super) fn round_gated(isa: Isa, gate: &[f32], up: &[f32], out: &mut [u32]) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-fn gated_avx512(gate: &[f32], up: &[f32], out: &mut [u32]) {
-    let pairs = gate.chunks(32).zip(up.chunks(32));
-    for ((gate, up), out) in pairs.zip(out.chunks_mut(16)) {
+fn gated_avx512(gate: &[f32], up: &[f32], out: &mut [u32], apart: usize) {
+    let pairs = gate.chunks(2 * LANES).zip(up.chunks(2 * LANES));
+    for ((gate, up), out) in pairs.zip(out.chunks_mut(apart)) {
+        let out = &mut out[..gate.len().div_ceil(2)];
         // As many as there are; zeros otherwise.
         let mask = u32::MAX >> (32 - gate.len());
         let (low, high) = (mask as __mmask16, (mask >> 16) as __mmask16);
@@ -105,11 +108,11 @@ pub(super) fn power(y: __m512) -> __m512 {
 /// The processor's conversion takes subnormal numbers as zero; where there is one of them, the plain way is gone.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-fn avx512(x: &[f32], out: &mut [u32]) {
+fn avx512(x: &[f32], out: &mut [u32], apart: usize) {
     const SUBNORMAL: i32 = 0x20;
-    let (chunks, rest) = x.as_chunks::<32>();
-    let (words, last) = out.split_at_mut(chunks.len() * 16);
-    for (words, chunk) in words.as_chunks_mut::<16>().0.iter_mut().zip(chunks) {
+    let (chunks, rest) = x.as_chunks::<{ 2 * LANES }>();
+    for (words, chunk) in out.chunks_mut(apart).zip(chunks) {
+        let words = &mut words[..LANES];
         // SAFETY: a chunk is two registers, its words one.
         unsafe {
             let low = _mm512_loadu_ps(chunk.as_ptr());
@@ -125,5 +128,27 @@ fn avx512(x: &[f32], out: &mut [u32]) {
             _mm512_storeu_si512(words.as_mut_ptr().cast(), rounded);
         }
     }
-    row_to_bf16((rest, last));
+    if !rest.is_empty() {
+        row_to_bf16((rest, &mut out[chunks.len() * apart..]));
+    }
+}
+
+/// As [`round`] with AVX-512 of a whole number of 32 values; each 16 words begin `apart` words behind the last.
+///
+/// # Safety
+/// The machine has it.
+#[cfg(target_arch = "x86_64")]
+pub(super) unsafe fn round_apart(x: &[f32], out: &mut [u32], apart: usize) {
+    // SAFETY: the caller's.
+    unsafe { avx512(x, out, apart) }
+}
+
+/// As [`round_gated`], likewise.
+///
+/// # Safety
+/// The machine has AVX-512.
+#[cfg(target_arch = "x86_64")]
+pub(super) unsafe fn round_gated_apart(gate: &[f32], up: &[f32], out: &mut [u32], apart: usize) {
+    // SAFETY: the caller's.
+    unsafe { gated_avx512(gate, up, out, apart) }
 }

@@ -6,7 +6,7 @@
 //! | [`windowed`] | the same with bf16 elements that are kept in 12 bits |
 //! | [`integer`] | x · Wᵀ with 8-bit inputs and 1- to 8-bit codes in groups |
 //! | [`product`] | several of these at once |
-//! | [`gated`] | silu(x · Gᵀ) ⊙ (x · Uᵀ) |
+//! | [`tiled`] | inputs as matrix units read them, and gates made of them |
 //! | [`gram`] | Xᵀ · X of an activation |
 //! | [`quadratic`] | x · G · xᵀ |
 //! | [`update`] | C += A · B in f64 |
@@ -34,7 +34,6 @@ pub mod amx;
 pub mod attention;
 pub mod dense;
 pub mod divergence;
-pub mod gated;
 pub mod gram;
 mod halves;
 pub mod integer;
@@ -52,6 +51,7 @@ pub mod rows;
 pub mod team;
 #[cfg(test)]
 mod tests;
+pub mod tiled;
 pub mod trellis;
 pub mod update;
 pub mod windowed;

@@ -11,8 +11,9 @@ use std::ops::Range;
 use super::dense::{self, Element, Into, Out, Part};
 use super::integer::{self, Bytes, IntPanels};
 use super::isa::Isa;
-use super::panel::{LANES, Line, Panels};
+use super::panel::{LANES, Panels};
 use super::team::Team;
+use super::tiled::{self, Weights};
 use super::windowed::{self, Windowed};
 
 /// Rows from which a product is bound by arithmetic, and pieces are as large as the widest tile.
@@ -46,6 +47,13 @@ pub enum Matrix<'a> {
         x: &'a [u32],
         /// (N, words).
         matrix: &'a Windowed,
+    },
+    /// See [`tiled`]; only on matrix units.
+    Tiled {
+        /// (T, K) in tiles.
+        x: &'a [u32],
+        /// (N, K).
+        matrix: Weights<'a>,
     },
     /// See [`integer`].
     Integer {
@@ -87,57 +95,21 @@ impl Product<'_> {
 
 impl Matrix<'_> {
     /// N.
-    pub(super) fn outputs(self) -> usize {
+    fn outputs(self) -> usize {
         match self {
             Matrix::Dense { matrix, .. } => matrix.rows(),
             Matrix::Windowed { matrix, .. } => matrix.rows(),
+            Matrix::Tiled { matrix, .. } => matrix.outputs(),
             Matrix::Integer { matrix, .. } => matrix.rows(),
         }
     }
 
-    /// The input in bf16, and words of a row.
-    ///
-    /// # Panics
-    /// If it is of bytes.
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn halves(&self) -> (&[u32], usize) {
-        match self {
-            Matrix::Dense { x, matrix, .. } => (x, matrix.words()),
-            Matrix::Windowed { x, matrix } => (x, matrix.words()),
-            Matrix::Integer { .. } => unreachable!("a matrix of bytes"),
-        }
-    }
-
-    /// The lines of a panel, as they are multiplied with.
-    ///
-    /// # Panics
-    /// If it is of bytes, there is no such panel, or `out` has other words.
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn lines(&self, panel: usize, out: &mut [Line]) {
-        match self {
-            Matrix::Dense { matrix, .. } => {
-                let words = matrix.words();
-                out.copy_from_slice(&matrix.lines()[panel * words..(panel + 1) * words]);
-            }
-            Matrix::Windowed { matrix, .. } => matrix.unpack(Isa::Avx512, panel, out),
-            Matrix::Integer { .. } => unreachable!("a matrix of bytes"),
-        }
-    }
-
-    /// Where a panel is kept, or would be: to be fetched ahead.
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn kept(&self, panel: usize) -> *const Line {
-        match self {
-            Matrix::Dense { matrix, .. } => {
-                matrix.lines().as_ptr().wrapping_add(panel * matrix.words())
-            }
-            Matrix::Windowed { matrix, .. } => matrix.kept(panel),
-            Matrix::Integer { .. } => std::ptr::null(),
-        }
+    fn is_tiled(self) -> bool {
+        matches!(self, Matrix::Tiled { .. })
     }
 
     /// Whether the input is that of `tokens` rows.
-    pub(super) fn check(self, tokens: usize) {
+    fn check(self, tokens: usize) {
         let check_words = |x: &[u32], words: usize| {
             let got = x.len();
             assert_eq!(got, tokens * words, "{tokens} input rows of {words} words");
@@ -145,6 +117,10 @@ impl Matrix<'_> {
         match self {
             Matrix::Dense { x, matrix, .. } => check_words(x, matrix.words()),
             Matrix::Windowed { x, matrix } => check_words(x, matrix.words()),
+            Matrix::Tiled { x, matrix } => {
+                let own = tiled::words(tokens, 2 * matrix.words());
+                assert_eq!(x.len(), own, "{tokens} input rows in tiles");
+            }
             Matrix::Integer { x, matrix } => {
                 let (got, own) = ((x.columns(), x.group()), (matrix.columns(), matrix.group()));
                 assert_eq!(got, own, "columns and group");
@@ -156,8 +132,8 @@ impl Matrix<'_> {
     /// Of integer products: −zero · Σ q for each row and group.
     fn corrections(self) -> Vec<i32> {
         match self {
-            Matrix::Dense { .. } | Matrix::Windowed { .. } => Vec::new(),
             Matrix::Integer { x, matrix } => matrix.corrections(x),
+            _ => Vec::new(),
         }
     }
 
@@ -167,6 +143,7 @@ impl Matrix<'_> {
                 dense::reference(element, x, matrix, into, out);
             }
             Matrix::Windowed { x, matrix } => windowed::reference(x, matrix, into, out),
+            Matrix::Tiled { .. } => unreachable!("tiles are of matrix units"),
             Matrix::Integer { x, matrix } => integer::reference(x, matrix, into, out),
         }
     }
@@ -179,6 +156,8 @@ impl Matrix<'_> {
 pub fn multiply_all(isa: Isa, products: &mut [Product<'_>], team: &Team) {
     let isa = isa.checked();
     products.iter().for_each(Product::check);
+    let is_on_unit = |it: &Product<'_>| isa == Isa::Amx || !it.matrix.is_tiled();
+    assert!(products.iter().all(is_on_unit), "tiles on {isa}");
     if isa == Isa::Reference {
         for it in products {
             it.matrix.reference(it.into, it.out);
@@ -208,6 +187,7 @@ pub fn multiply_columns(
     );
     assert_eq!(out.len(), tokens * columns.len(), "rows of {columns:?}");
     matrix.check(tokens);
+    assert!(isa == Isa::Amx || !matrix.is_tiled(), "tiles on {isa}");
     if isa.checked() == Isa::Reference {
         let mut all = vec![0.0; tokens * outputs];
         matrix.reference(Into::Replace, &mut all);
@@ -319,7 +299,7 @@ impl Job<'_> {
     fn is_bf16(&self) -> bool {
         match self.matrix {
             Matrix::Dense { element, .. } => element == Element::Bf16,
-            Matrix::Windowed { .. } => true,
+            Matrix::Windowed { .. } | Matrix::Tiled { .. } => true,
             Matrix::Integer { .. } => false,
         }
     }
@@ -348,6 +328,12 @@ impl Job<'_> {
                 Matrix::Windowed { x, matrix } => {
                     windowed::some_panels(isa, (x, matrix), self.into, self.out, tokens, panels);
                 }
+                #[cfg(target_arch = "x86_64")]
+                Matrix::Tiled { x, matrix } => {
+                    tiled::unit::some_panels((x, matrix), self.into, self.out, tokens, panels);
+                }
+                #[cfg(not(target_arch = "x86_64"))]
+                Matrix::Tiled { .. } => unreachable!("tiles are of matrix units"),
                 Matrix::Integer { x, matrix } => {
                     let input = (x, self.corrections.as_slice(), matrix);
                     integer::some_panels(isa, input, self.into, self.out, tokens, panels);

@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use crate::kernels::activation::to_bf16_in;
 use crate::kernels::aligned::Aligned;
-use crate::kernels::gated;
 use crate::kernels::integer::Bytes;
 use crate::kernels::isa::Isa;
 use crate::kernels::panel::Element;
-use crate::kernels::product::Matrix;
 use crate::kernels::rows::Rows;
 use crate::kernels::team::Team;
+use crate::kernels::tiled::{self, Weights};
 
 /// Which instructions and which threads: how a forward pass runs. The result depends on the first in its last bits, never on the second.
 #[derive(Debug, Clone)]
@@ -109,7 +108,9 @@ pub struct Input<'a> {
     len: usize,
     /// K.
     pub columns: usize,
-    bf16: Halves,
+    halves: Halves,
+    /// Of the same, row-major, if it is not.
+    in_rows: OnceCell<Vec<u32>>,
     bytes: OnceCell<Bytes>,
     computed: OnceCell<Vec<f32>>,
     engine: &'a Engine,
@@ -128,35 +129,42 @@ impl<'a> Input<'a> {
             rows: Some(rows),
             columns,
             computed: OnceCell::new(),
-            bf16: Halves::default(),
+            halves: Halves::default(),
+            in_rows: OnceCell::new(),
             bytes: OnceCell::new(),
             engine,
         }
     }
 
-    /// silu(gate) · up (T, `columns`) of two products that kernels make together, without either being written down; none if they do not. What
+    /// silu(x · gateᵀ) · (x · upᵀ) of this input x (T, K), made by kernels without either product being written down; none if they do not. What
     /// comes of it has only the form of bf16: [`values`](Self::values) are what that rounds to.
-    pub(super) fn gated(
-        (gate, up): (Matrix<'_>, Matrix<'_>),
-        tokens: usize,
-        columns: usize,
-        engine: &'a Engine,
-    ) -> Option<Input<'a>> {
-        if !gated::has_kernel(engine.isa, gate, up, tokens) {
+    pub(super) fn gated<'b>(
+        &self,
+        [gate, up]: [Weights<'_>; 2],
+        engine: &'b Engine,
+    ) -> Option<Input<'b>> {
+        let (tokens, columns) = (self.tokens(), gate.outputs());
+        if !self.is_tiled() || !tiled::suits(engine.isa, tokens, columns) {
             return None;
         }
         let mut words = Halves::spare();
-        let out = words.words_mut(tokens * columns.div_ceil(2));
-        gated::multiply(engine.isa, gate, up, out, &engine.team);
+        let out = words.words_mut(tiled::words(tokens, columns));
+        tiled::gated(self.halves(), [gate, up], tokens, out, &engine.team);
         Some(Input {
             len: tokens * columns,
             rows: None,
             columns,
             computed: OnceCell::new(),
-            bf16: Halves(OnceCell::from(words)),
+            halves: Halves(OnceCell::from(words)),
+            in_rows: OnceCell::new(),
             bytes: OnceCell::new(),
             engine,
         })
+    }
+
+    /// T.
+    fn tokens(&self) -> usize {
+        self.len.checked_div(self.columns).unwrap_or(0)
     }
 
     /// T · K.
@@ -179,18 +187,18 @@ impl<'a> Input<'a> {
 
     /// Rounds to bf16 and forgets what was rounded: the values are then what a layer that wants bf16 would see.
     pub(super) fn rounded(mut self) -> Input<'a> {
-        self.bf16();
+        self.halves();
         (self.rows, self.computed) = (None, OnceCell::new());
         self
     }
 
     /// The values, to be changed before any other form of them has been asked for.
     pub fn values_mut(&mut self) -> &mut [f32] {
-        debug_assert!(self.rows.is_none() || self.bf16.0.get().is_none());
+        debug_assert!(self.rows.is_none() || self.halves.0.get().is_none());
         debug_assert!(self.bytes.get().is_none());
         if self.computed.get().is_none() {
             self.computed = OnceCell::from(self.compute());
-            self.bf16 = Halves::default();
+            (self.halves, self.in_rows) = (Halves::default(), OnceCell::new());
         }
         self.computed.get_mut().map_or(&mut [], |it| it)
     }
@@ -200,12 +208,12 @@ impl<'a> Input<'a> {
         match self.rows {
             Some(rows) => rows.values(isa, self.columns, team),
             None => {
-                let rows = self.bf16().chunks(self.columns.div_ceil(2).max(1));
+                let words = self.bf16().chunks(self.columns.div_ceil(2).max(1));
                 let values = |row: &[u32]| {
                     let of = |i| Element::Bf16.of_word(row[i / 2], i % 2);
                     (0..self.columns).map(of).collect::<Vec<_>>()
                 };
-                rows.flat_map(values).collect()
+                words.flat_map(values).collect()
             }
         }
     }
@@ -218,17 +226,41 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// Rounded to bf16, two to a word, rows filled up with zero.
-    pub fn bf16(&self) -> &[u32] {
-        let rows = self.len().checked_div(self.columns).unwrap_or(0);
-        let count = rows * self.columns.div_ceil(2);
+    /// Whether [`halves`](Self::halves) are in tiles.
+    pub(super) fn is_tiled(&self) -> bool {
+        tiled::suits(self.engine.isa, self.tokens(), self.columns)
+    }
+
+    /// Rounded to bf16 as kernels want it: in tiles, or as [`bf16`](Self::bf16).
+    pub(super) fn halves(&self) -> &[u32] {
+        let (tokens, columns) = (self.tokens(), self.columns);
+        let count = match self.is_tiled() {
+            true => tiled::words(tokens, columns),
+            false => tokens * columns.div_ceil(2),
+        };
         let round = || {
             let mut words = Halves::spare();
             let (rows, out) = (self.rows(), words.words_mut(count));
-            to_bf16_in(self.engine.isa, rows, self.columns, out, &self.engine.team);
+            let Engine { isa, team } = self.engine;
+            match self.is_tiled() {
+                true => tiled::round(rows, columns, out, team),
+                false => to_bf16_in(*isa, rows, columns, out, team),
+            }
             words
         };
-        &self.bf16.0.get_or_init(round).words()[..count]
+        &self.halves.0.get_or_init(round).words()[..count]
+    }
+
+    /// Rounded to bf16, two to a word, rows filled up with zero.
+    pub fn bf16(&self) -> &[u32] {
+        if !self.is_tiled() {
+            return self.halves();
+        }
+        self.in_rows.get_or_init(|| {
+            let (tiles, columns) = (self.halves(), self.columns);
+            let row = |row| (0..columns / 2).map(move |at| tiled::word(tiles, columns, row, at));
+            (0..self.tokens()).flat_map(row).collect()
+        })
     }
 
     /// Rounded to 8 bits in groups; [`None`] if it was asked for in other groups before.

@@ -14,6 +14,7 @@ use crate::kernels::dense::{Element, Into, f32_words};
 use crate::kernels::integer::{self, Bytes, CHUNK, IntPanels, OfGroup};
 use crate::kernels::panel::Panels;
 use crate::kernels::product::{Matrix, Product, multiply_all};
+use crate::kernels::tiled::Weights;
 use crate::kernels::windowed::Windowed;
 use crate::quant::format::IntSymmetric;
 use crate::quant::{Format, Granularity, Grid, Whole};
@@ -42,9 +43,9 @@ pub trait Linear: fmt::Debug + Send + Sync {
     /// If the sizes do not fit.
     fn forward(&self, x: &Input<'_>, into: Into, out: &mut [f32], engine: &Engine);
 
-    /// Whether it rounds its input to bf16, and looks at it in no other form.
-    fn wants_bf16(&self) -> bool {
-        false
+    /// The weights, if they are bf16 and so is what they are multiplied with.
+    fn halves(&self) -> Option<Weights<'_>> {
+        None
     }
 
     /// The input in the form of the matrix, and the matrix, for [`forward_all`]; none if the layer has a way of its own.
@@ -123,8 +124,12 @@ impl Linear for Dense {
         element.name().to_owned()
     }
 
-    fn wants_bf16(&self) -> bool {
-        !matches!(self.kept, Kept::Panels(Element::F32, _))
+    fn halves(&self) -> Option<Weights<'_>> {
+        match &self.kept {
+            Kept::Panels(Element::F32, _) => None,
+            Kept::Panels(Element::Bf16, panels) => Some(Weights::Panels(panels)),
+            Kept::Windowed(windowed) => Some(Weights::Windowed(windowed)),
+        }
     }
 
     fn bytes(&self) -> usize {
@@ -151,17 +156,21 @@ impl Linear for Dense {
     }
 
     fn matrix<'a>(&'a self, x: &'a Input<'_>) -> Option<Matrix<'a>> {
-        Some(match &self.kept {
-            Kept::Panels(element, matrix) => Matrix::Dense {
+        Some(match (&self.kept, self.halves()) {
+            (_, Some(matrix)) if x.is_tiled() => Matrix::Tiled {
+                x: x.halves(),
+                matrix,
+            },
+            (Kept::Windowed(matrix), _) => Matrix::Windowed {
+                x: x.halves(),
+                matrix,
+            },
+            (Kept::Panels(element, matrix), _) => Matrix::Dense {
                 element: *element,
                 x: match element {
                     Element::F32 => f32_words(x.values()),
-                    Element::Bf16 => x.bf16(),
+                    Element::Bf16 => x.halves(),
                 },
-                matrix,
-            },
-            Kept::Windowed(matrix) => Matrix::Windowed {
-                x: x.bf16(),
                 matrix,
             },
         })
@@ -175,12 +184,8 @@ pub(super) fn forward_gated<'a>(
     next: &dyn Linear,
     engine: &'a Engine,
 ) -> Option<Input<'a>> {
-    if !next.wants_bf16() {
-        return None;
-    }
-    let tokens = x.len().checked_div(x.columns)?;
-    let matrices = (gate.matrix(x)?, up.matrix(x)?);
-    Input::gated(matrices, tokens, gate.shape().0, engine)
+    next.halves()?;
+    x.gated([gate.halves()?, up.halves()?], engine)
 }
 
 /// One product, if there is one.

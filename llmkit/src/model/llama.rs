@@ -323,7 +323,8 @@ impl Llama {
                     let gated = Rows::Gated { gate, up };
                     let gated = Input::of_rows(gated, c.ffn_width, &self.engine);
                     // A hook that changes nothing must not change anything.
-                    let is_rounded = layer.ffn_rotation.is_none() && layer.ffn_down.wants_bf16();
+                    let is_rounded =
+                        layer.ffn_rotation.is_none() && layer.ffn_down.halves().is_some();
                     match is_rounded {
                         true => gated.rounded(),
                         false => gated,

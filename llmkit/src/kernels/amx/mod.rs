@@ -44,21 +44,31 @@ pub(super) use unit::{Hardware, SIDE, Unit, chain, chain_of_bytes, store_tiles, 
 /// * All that the job's pointers, sizes and strides reach is valid; nobody else touches the output meanwhile.
 pub(super) unsafe fn bf16(job: &Job) {
     // SAFETY: passed on.
-    unsafe { drive::<_, false>(&mut Hardware, job) }
+    unsafe { drive::<_, false, false>(&mut Hardware, job) }
 }
 
-/// Does a job of two panels, of a gate and of what it is for, and writes silu(gate) · up, in bf16: rows of `out` are words.
+/// Does a job whose input lies in tiles (see [`tiled`](super::tiled)): `x_stride` is the words of a row, whole steps.
+///
+/// # Safety
+/// As [`bf16`].
+pub(super) unsafe fn tiled(job: &Job) {
+    // SAFETY: passed on.
+    unsafe { drive::<_, true, false>(&mut Hardware, job) }
+}
+
+/// Does a job of two panels, of a gate and of what it is for, and writes silu(gate) · up in bf16: into tiles, as the input lies in; `out_stride` is
+/// the words of a row.
 ///
 /// # Safety
 /// As [`bf16`].
 pub(super) unsafe fn gated(job: &Job) {
     // SAFETY: passed on.
-    unsafe { drive::<_, true>(&mut Hardware, job) }
+    unsafe { drive::<_, true, true>(&mut Hardware, job) }
 }
 
 /// # Safety
 /// As [`Unit`] and [`Job`] ask.
-unsafe fn drive<U: Unit, const GATED: bool>(unit: &mut U, job: &Job) {
+unsafe fn drive<U: Unit, const TILED: bool, const GATED: bool>(unit: &mut U, job: &Job) {
     SUMS.with_borrow_mut(|sums| {
         let parts = job.words.div_ceil(PART).max(1);
         let part = (job.words.div_ceil(parts)).next_multiple_of(SIDE);
@@ -66,7 +76,7 @@ unsafe fn drive<U: Unit, const GATED: bool>(unit: &mut U, job: &Job) {
             sums.resize(ROWS * 2, Line::ZERO);
         }
         // SAFETY: passed on.
-        unsafe { in_parts::<U, GATED>(unit, job, part, sums) }
+        unsafe { in_parts::<U, TILED, GATED>(unit, job, part, sums) }
     });
 }
 
@@ -74,7 +84,7 @@ unsafe fn drive<U: Unit, const GATED: bool>(unit: &mut U, job: &Job) {
 ///
 /// # Safety
 /// As [`drive`].
-unsafe fn in_parts<U: Unit, const GATED: bool>(
+unsafe fn in_parts<U: Unit, const TILED: bool, const GATED: bool>(
     unit: &mut U,
     job: &Job,
     part: usize,
@@ -106,7 +116,7 @@ unsafe fn in_parts<U: Unit, const GATED: bool>(
                         configured = rows;
                     }
                     let piece = Job {
-                        x: job.x.add(row * job.x_stride + k),
+                        x: job.x.add(row * job.x_stride + apart::<TILED>(k)),
                         rows: rows[0] + rows[1],
                         lines: job.lines.add(column / LANES * job.line_stride + k),
                         words: part.min(job.words - k),
@@ -121,10 +131,12 @@ unsafe fn in_parts<U: Unit, const GATED: bool>(
                         to: (k + part < job.words).then(|| sums[tiles..].as_mut_ptr()),
                     };
                     match (rows[1] > 0, piece.columns > LANES) {
-                        (false, false) => block::<U, GATED, false, false>(unit, &piece, &way),
-                        (false, true) => block::<U, GATED, false, true>(unit, &piece, &way),
-                        (true, false) => block::<U, GATED, true, false>(unit, &piece, &way),
-                        (true, true) => block::<U, GATED, true, true>(unit, &piece, &way),
+                        (false, false) => {
+                            block::<U, TILED, GATED, false, false>(unit, &piece, &way)
+                        }
+                        (false, true) => block::<U, TILED, GATED, false, true>(unit, &piece, &way),
+                        (true, false) => block::<U, TILED, GATED, true, false>(unit, &piece, &way),
+                        (true, true) => block::<U, TILED, GATED, true, true>(unit, &piece, &way),
                     }
                     next = match next.wrapping_add(piece.words / SIDE * at_once) {
                         after if after < end && !next.is_null() => after,
@@ -136,6 +148,15 @@ unsafe fn in_parts<U: Unit, const GATED: bool>(
     }
     // SAFETY: the unit is there.
     unsafe { unit.release() }
+}
+
+/// Words from the first step of K of a row to the one that begins with word `k`: in tiles, those of other rows lie between.
+#[inline(always)]
+fn apart<const TILED: bool>(k: usize) -> usize {
+    match TILED {
+        true => k.wrapping_mul(SIDE),
+        false => k,
+    }
 }
 
 /// Rows that pass by two panels, which stay in the second cache with them; a multiple of two tiles.
@@ -165,7 +186,13 @@ const AHEAD: usize = 2;
 /// # Safety
 /// As [`drive`]; the unit is configured for the job's rows.
 #[inline(always)]
-unsafe fn block<U: Unit, const GATED: bool, const TALL: bool, const WIDE: bool>(
+unsafe fn block<
+    U: Unit,
+    const TILED: bool,
+    const GATED: bool,
+    const TALL: bool,
+    const WIDE: bool,
+>(
     unit: &mut U,
     job: &Job,
     way: &Way,
@@ -180,7 +207,8 @@ unsafe fn block<U: Unit, const GATED: bool, const TALL: bool, const WIDE: bool>(
         let second_rows = job.x.wrapping_add(SIDE * job.x_stride);
         let second_panel = job.lines.wrapping_add(job.line_stride);
         for k in (0..whole).step_by(SIDE) {
-            let a = [job.x.wrapping_add(k), second_rows.wrapping_add(k)];
+            let from = apart::<TILED>(k);
+            let a = [job.x.wrapping_add(from), second_rows.wrapping_add(from)];
             let b = [job.lines.wrapping_add(k), second_panel.wrapping_add(k)];
             if !job.next.is_null() {
                 let at_once = if job.gap == 1 { AHEAD } else { AHEAD / 2 };
@@ -188,8 +216,10 @@ unsafe fn block<U: Unit, const GATED: bool, const TALL: bool, const WIDE: bool>(
                 _mm_prefetch::<_MM_HINT_T1>(next.cast());
                 _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(job.gap).cast());
             }
-            step::<U, TALL, WIDE>(unit, a, job.x_stride, b);
+            let stride = if TILED { LANES } else { job.x_stride };
+            step::<U, TALL, WIDE>(unit, a, stride, b);
         }
+        debug_assert!(!TILED || whole == job.words, "whole steps of a tiled input");
         if whole < job.words {
             // The end of K, copied and filled up with zeros.
             let words = job.words - whole;
@@ -352,11 +382,9 @@ unsafe fn put_gated<U: Unit, const GATE: u8, const UP: u8>(unit: &mut U, job: &J
         // As it is done to whole rows: where there are matrix units there is AVX-512.
         halves::round_gated(Isa::Avx512, gate, up, &mut words);
         let out: *mut u32 = job.out.add(tall * SIDE * job.out_stride).cast();
-        let count = (job.columns - LANES).div_ceil(2).min(LANES / 2);
         let rows = (job.rows - tall * SIDE).min(SIDE);
         for (row, words) in words.chunks_exact(LANES / 2).enumerate().take(rows) {
-            let to = out.add(row * job.out_stride);
-            std::ptr::copy_nonoverlapping(words.as_ptr(), to, count);
+            std::ptr::copy_nonoverlapping(words.as_ptr(), out.add(row * LANES), LANES / 2);
         }
     }
 }

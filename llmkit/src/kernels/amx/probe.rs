@@ -92,7 +92,7 @@ pub(super) unsafe fn knows_its_sums<U: Unit>(unit: &mut U) -> bool {
         gap: 1,
     };
     // SAFETY: the job's sizes are those of x, w and out.
-    unsafe { drive::<_, false>(unit, &job) };
+    unsafe { drive::<_, false, false>(unit, &job) };
     out.iter().enumerate().all(|(i, &got)| {
         let dot = |k: usize| x_at(i / outputs, k) * w_at(i % outputs, k);
         got == (0..2 * words).map(dot).sum::<f32>()

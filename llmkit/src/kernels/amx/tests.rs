@@ -142,7 +142,7 @@ fn simulate(x: &[u32], w: &Panels, tokens: usize, rows: usize, into: Into, start
             gap: 1,
         };
         // SAFETY: sizes as above.
-        unsafe { drive::<_, false>(&mut Simulated::default(), &job) };
+        unsafe { drive::<_, false, false>(&mut Simulated::default(), &job) };
     }
     out
 }
@@ -282,7 +282,7 @@ fn a_job_may_be_a_part_of_larger_matrices() {
             gap: 1,
         };
         // SAFETY: the job lies inside x, w and out.
-        unsafe { drive::<_, false>(&mut Simulated::default(), &job) };
+        unsafe { drive::<_, false, false>(&mut Simulated::default(), &job) };
         // The part, by itself.
         let own: Vec<u32> = (first..first + rows)
             .flat_map(|t| &x[t * words..t * words + fewer])
