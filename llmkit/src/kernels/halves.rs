@@ -76,12 +76,13 @@ fn gated_avx512(gate: &[f32], up: &[f32], out: &mut [u32], apart: usize) {
 #[target_feature(enable = "avx512f,avx512dq")]
 fn silu(gate: __m512, up: __m512) -> __m512 {
     let y = _mm512_mul_ps(gate, _mm512_set1_ps(-std::f32::consts::LOG2_E));
-    // Infinity times the estimate would be no number. (The second is taken where one is none.)
-    let y = _mm512_min_ps(_mm512_set1_ps(126.0), y);
+    // Beyond, the estimate of the reciprocal has no normal number, and what it is for is zero; NaN is not beyond.
+    let is_some = _mm512_cmp_ps_mask::<_CMP_NGE_UQ>(y, _mm512_set1_ps(126.0));
     let sum = _mm512_add_ps(power(y), _mm512_set1_ps(1.0));
     let estimate = _mm512_rcp14_ps(sum);
     let rest = _mm512_fnmadd_ps(sum, estimate, _mm512_set1_ps(2.0));
-    _mm512_mul_ps(_mm512_mul_ps(gate, up), _mm512_mul_ps(estimate, rest))
+    let gated = _mm512_mul_ps(gate, up);
+    _mm512_maskz_mul_ps(is_some, gated, _mm512_mul_ps(estimate, rest))
 }
 
 /// 2ʸ to 2.7·10⁻⁶ of it, for what is rounded to 8 places; 0 of −∞. 2ʸ = 2^⌊y⌋ · 2^(y − ⌊y⌋), the latter by a polynomial of degree 4.

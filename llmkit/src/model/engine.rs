@@ -285,11 +285,23 @@ mod tests {
         (0..count).map(|i| (i as f32 * 0.7 + seed).sin()).collect()
     }
 
-    /// Whether all forms of `input` are those of `values`.
+    /// Whether all forms of `input` are those of `values`; a gate in bf16 may be the next number of those, once in a while.
     fn is_of(input: &Input<'_>, values: &[f32], engine: &Engine) -> bool {
         let plain = Input::new(values, input.columns, engine);
         let bytes = |it: &Input<'_>| it.cached_bytes(32).map(Bytes::values);
-        input.bf16() == plain.bf16()
+        let halves = |it: &Input<'_>| -> Vec<i32> {
+            let words = it.bf16().iter();
+            words
+                .flat_map(|it| [it & 0xffff, it >> 16].map(|it| it as i32))
+                .collect()
+        };
+        let (got, expected) = (halves(input), halves(&plain));
+        let most = i32::from(matches!(input.rows, Some(Rows::Gated { .. })));
+        let apart = got.iter().zip(&expected).map(|(a, b)| (a - b).abs());
+        let differ = apart.clone().filter(|it| *it > 0).count();
+        got.len() == expected.len()
+            && apart.max().is_none_or(|it| it <= most)
+            && differ <= got.len() / 100
             && bytes(input) == bytes(&plain)
             && input.values() == values
             && input.len() == values.len()
@@ -297,29 +309,31 @@ mod tests {
 
     #[test]
     fn what_is_computed_on_the_way_is_what_would_have_been_computed_before() {
-        let (rows, columns) = (19, 70);
-        let (x, up) = (noise(rows * columns, 0.0), noise(rows * columns, 1.0));
-        let weight = noise(columns, 2.0);
-        for isa in Isa::here() {
-            let engine = Engine {
-                isa,
-                ..Engine::default()
-            };
-            let mut normed = vec![0.0; x.len()];
-            rms_norm(isa, &x, &weight, 1e-5, &mut normed, &engine.team);
-            let mut gated = x.clone();
-            swiglu(isa, &mut gated, &up, columns, &engine.team);
-            let of = |rows| Input::of_rows(rows, columns, &engine);
-            let norm = || of(Rows::normed(&x, &weight, 1e-5));
-            let gate = || of(Rows::Gated { gate: &x, up: &up });
-            assert!(is_of(&norm(), &normed, &engine), "{isa}");
-            assert!(is_of(&gate(), &gated, &engine), "{isa}");
-            assert!(!is_of(&gate(), &normed, &engine), "{isa}");
-            // What a hook changes counts.
-            let mut changed = norm();
-            changed.values_mut()[3] = 5.0;
-            normed[3] = 5.0;
-            assert!(is_of(&changed, &normed, &engine), "{isa}");
+        // On a matrix unit in rows, and in tiles.
+        for (rows, columns) in [(19, 70), (40, 96)] {
+            let (x, up) = (noise(rows * columns, 0.0), noise(rows * columns, 1.0));
+            let weight = noise(columns, 2.0);
+            for isa in Isa::here() {
+                let engine = Engine {
+                    isa,
+                    ..Engine::default()
+                };
+                let mut normed = vec![0.0; x.len()];
+                rms_norm(isa, &x, &weight, 1e-5, &mut normed, &engine.team);
+                let mut gated = x.clone();
+                swiglu(isa, &mut gated, &up, columns, &engine.team);
+                let of = |rows| Input::of_rows(rows, columns, &engine);
+                let norm = || of(Rows::normed(&x, &weight, 1e-5));
+                let gate = || of(Rows::Gated { gate: &x, up: &up });
+                assert!(is_of(&norm(), &normed, &engine), "{isa}");
+                assert!(is_of(&gate(), &gated, &engine), "{isa}");
+                assert!(!is_of(&gate(), &normed, &engine), "{isa}");
+                // What a hook changes counts.
+                let mut changed = norm();
+                changed.values_mut()[3] = 5.0;
+                normed[3] = 5.0;
+                assert!(is_of(&changed, &normed, &engine), "{isa}");
+            }
         }
     }
 

@@ -84,14 +84,17 @@ fn attention_is_right(element: Element, kernel: &Attend<'_>) -> Result<(), Strin
         (vec![130, 3, 64], 48),
         ((60..110).collect(), 128),
     ] {
-        for window in [None, Some(1), Some(40), Some(64), Some(100)] {
+        // Flat, and so steep that larger scores keep turning up, far above those before.
+        let steep = [None, Some(64)].map(|window| (window, 8.0));
+        let flat = [None, Some(1), Some(40), Some(64), Some(100)].map(|window| (window, 0.2));
+        for (window, scale) in flat.into_iter().chain(steep) {
             let tokens = positions.iter().max().unwrap() + 1;
             let (keys, values) = (
                 kept(element, numbers.take(tokens * head_dim)),
                 kept(element, numbers.take(tokens * head_dim)),
             );
             let queries = numbers.take(positions.len() * head_dim);
-            let queries = kept(element, queries.iter().map(|it| it * 0.2).collect());
+            let queries = kept(element, queries.iter().map(|it| it * scale).collect());
             let stored = Stored::new(element, &keys, &values, head_dim);
             let mask = Mask { window };
             let (mut expected, mut got) = (vec![0.0; queries.len()], vec![0.0; queries.len()]);
@@ -130,7 +133,7 @@ fn attention_is_right(element: Element, kernel: &Attend<'_>) -> Result<(), Strin
                 for i in r * head_dim..(r + 1) * head_dim {
                     if got[i].is_nan() || (got[i] - expected[i]).abs() > bound {
                         return Err(format!(
-                            "{position} {window:?} {}: {} for {}, bound {bound}",
+                            "{position} {window:?} {scale} {}: {} for {}, bound {bound}",
                             i - r * head_dim,
                             got[i],
                             expected[i]
@@ -218,6 +221,31 @@ fn planted_bugs_in_attention_are_caught() {
             assert!(
                 attention_is_right(element, bug).is_err(),
                 "{isa} {element:?} {name}"
+            );
+        }
+    }
+}
+
+/// What is no number is not hidden by bases and masks, and rows that do not see it do not have it.
+#[test]
+fn scores_that_are_no_numbers_show_in_the_rows_that_see_them() {
+    let (tokens, head_dim) = (100, 64);
+    let mut numbers = Numbers(8);
+    let [keys, values, mut queries] = [(); 3].map(|()| numbers.take(tokens * head_dim));
+    queries[70 * head_dim] = f32::NAN;
+    queries[80 * head_dim] = f32::INFINITY;
+    let positions: Vec<usize> = (0..tokens).collect();
+    for (isa, element) in everything() {
+        let stored = Stored::new(element, &keys, &values, head_dim);
+        let mut out = vec![0.0; queries.len()];
+        let (mask, scratch) = (Mask::default(), &mut Scratch::default());
+        attention::attend(isa, &queries, &positions, mask, &stored, &mut out, scratch);
+        for (row, out) in out.chunks(head_dim).enumerate() {
+            let is_finite = out.iter().all(|it| it.is_finite());
+            assert_eq!(
+                is_finite,
+                ![70, 80].contains(&row),
+                "{isa} {element:?} {row}"
             );
         }
     }
