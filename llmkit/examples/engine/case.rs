@@ -201,6 +201,7 @@ impl Bench {
             } => {
                 let model = self.model(model, weights)?;
                 let mut stores: Vec<_> = (0..*batch).map(|_| model.network().store()).collect();
+                let mut logits = Vec::new();
                 for step in 0..*tokens {
                     let tokens: Vec<u32> = (0..*batch).map(|i| token(step + i)).collect();
                     let mut pieces: Vec<Piece<'_>> = (stores.iter_mut().zip(tokens.chunks(1)))
@@ -210,7 +211,8 @@ impl Bench {
                         })
                         .collect();
                     let hidden = model.network().hidden(&mut pieces, None)?;
-                    black_box(model.network().logits(&hidden));
+                    model.network().logits_into(&hidden, &mut logits);
+                    black_box(&mut logits);
                 }
                 self.kv_bytes = stores.iter().map(|it| it.bytes()).sum();
             }

@@ -11,7 +11,10 @@
 //! Cost: 4·S·D flops a query and head; keys and values are read once a task; nothing of size T × S is kept.
 //! Where we differ: no split over keys, so that a row's bits never depend on how many rows or threads there are.
 
+#![allow(unsafe_code)]
+
 use std::cell::RefCell;
+use std::ops::Range;
 
 use super::{Attention, Call};
 use crate::kernels::aligned::Aligned;
@@ -35,10 +38,33 @@ struct Task<'a> {
     group: usize,
     /// Position of the sequence's first asker.
     position: usize,
-    /// First of the task's rows: row r is token r / shared of the askers and query head r % shared of the group.
-    first: usize,
-    queries: Vec<&'a [f32]>,
-    out: Vec<&'a mut [f32]>,
+    /// The sequence's first row of all queries (T · H, D).
+    start: usize,
+    /// The task's rows: row r is token r / shared of the askers and query head r % shared of the group.
+    rows: Range<usize>,
+}
+
+/// All of the answer (T · H, D), of which each task has rows of its own.
+struct Out {
+    at: *mut f32,
+    length: usize,
+}
+
+// SAFETY: tasks write rows of their own.
+unsafe impl Sync for Out {}
+
+impl Out {
+    /// # Panics
+    /// If the row is not there.
+    ///
+    /// # Safety
+    /// No other thread writes this row.
+    unsafe fn write(&self, row: usize, values: &[f32]) {
+        let at = row * values.len();
+        assert!(at + values.len() <= self.length, "row {row} of the answer");
+        // SAFETY: it is there, and nobody else's.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.at.add(at), values.len()) };
+    }
 }
 
 /// One head of a store.
@@ -93,39 +119,41 @@ impl Attention for Flash {
             1
         };
         let mut tasks: Vec<Task<'_>> = Vec::new();
-        let mut rows = call.queries.chunks_exact(d).zip(out.chunks_exact_mut(d));
+        let mut start = 0;
         for sequence in call.sequences {
-            let base = tasks.len();
             let count = sequence.positions.len() * shared;
             for first in (0..count).step_by(in_task) {
                 tasks.extend((0..shape.groups).map(|group| Task {
                     store: sequence.store,
                     group,
                     position: sequence.positions.start,
-                    first,
-                    queries: Vec::with_capacity(in_task),
-                    out: Vec::with_capacity(in_task),
+                    start,
+                    rows: first..count.min(first + in_task),
                 }));
             }
-            let own = rows.by_ref().take(count * shape.groups);
-            for (index, (query, out)) in own.enumerate() {
-                let (token, head) = (index / call.heads, index % call.heads);
-                let row = token * shared + head % shared;
-                let task = &mut tasks[base + row / in_task * shape.groups + head / shared];
-                task.queries.push(query);
-                task.out.push(out);
-            }
+            start += sequence.positions.len() * call.heads;
         }
+        assert_eq!(call.queries.len(), start * d, "queries of all sequences");
+        assert_eq!(out.len(), start * d, "an answer to each query");
+        let out = Out {
+            at: out.as_mut_ptr(),
+            length: out.len(),
+        };
         let scale = 1.0 / (d as f32).sqrt();
         // Late rows of a prompt see most keys: they go first, so that threads end together.
-        team.each(tasks.into_iter().rev(), &|_, task| {
+        team.tasks(tasks.len(), &|index| {
+            let task = &tasks[tasks.len() - 1 - index];
+            // Of a row of the task among all: each is that of one task.
+            let place = |row: usize| {
+                task.start + row / shared * call.heads + task.group * shared + row % shared
+            };
             MEMORY.with_borrow_mut(|memory| {
-                let rows = task.queries.len();
+                let rows = task.rows.len();
                 let queries = memory.queries.floats_mut(rows * padded);
                 let mixed = memory.mixed.floats_mut(rows * padded);
                 memory.positions.clear();
-                let own = queries.chunks_exact_mut(padded).zip(task.queries);
-                for (row, (to, from)) in (task.first..).zip(own) {
+                for (row, to) in task.rows.clone().zip(queries.chunks_exact_mut(padded)) {
+                    let from = &call.queries[place(row) * d..][..d];
                     let (to, padding) = to.split_at_mut(d);
                     to.iter_mut()
                         .zip(from)
@@ -148,8 +176,9 @@ impl Attention for Flash {
                     mixed,
                     &mut memory.scratch,
                 );
-                for (out, mixed) in task.out.into_iter().zip(mixed.chunks_exact(padded)) {
-                    out.copy_from_slice(&mixed[..d]);
+                for (row, mixed) in task.rows.clone().zip(mixed.chunks_exact(padded)) {
+                    // SAFETY: no other task has this row.
+                    unsafe { out.write(place(row), &mixed[..d]) };
                 }
             });
         });

@@ -17,9 +17,9 @@ pub enum WeightType {
     F32,
     /// bf16, products of bf16 inputs summed in f32; keys and values in bf16 too.
     Bf16,
-    /// 8-bit symmetric integers in groups of 32, rounded to nearest; inputs in 8 bits too.
+    /// 8-bit symmetric integers in groups of 32, rounded to nearest; inputs in 8 bits too, keys and values in bf16.
     Int8,
-    /// 4-bit symmetric integers in groups of 32, rounded to nearest; inputs in 8 bits.
+    /// 4-bit symmetric integers in groups of 32, rounded to nearest; inputs in 8 bits, keys and values in bf16.
     Int4,
     /// The codes of the file, where they are codes with one scale for 32 (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0), inputs in 8 bits;
     /// bf16 as bf16; the rest as f32.
@@ -36,12 +36,12 @@ impl WeightType {
         WeightType::Native,
     ];
 
-    /// How keys and values are kept unless told otherwise: bf16 where weights and inputs of products are, so that those of attention
-    /// are too; f32 otherwise.
+    /// How keys and values are kept unless told otherwise: bf16 where inputs of all products are rounded to bf16 or 8 bits, so that those of
+    /// attention are in bf16, too; f32 where nothing, or only what the file says, is rounded.
     pub fn keys_and_values(self) -> Element {
         match self {
-            WeightType::Bf16 => Element::Bf16,
-            _ => Element::F32,
+            WeightType::Bf16 | WeightType::Int8 | WeightType::Int4 => Element::Bf16,
+            WeightType::F32 | WeightType::Native => Element::F32,
         }
     }
 

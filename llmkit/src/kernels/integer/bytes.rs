@@ -1,6 +1,7 @@
 //! Inputs of integer kernels: rounded to 8 bits in groups.
 
 use crate::kernels::activation::tree;
+use crate::kernels::aligned::Aligned;
 use crate::kernels::isa::{Isa, vectorizable, vectorized};
 use crate::kernels::panel::LANES;
 use crate::kernels::rows::Rows;
@@ -9,13 +10,13 @@ use crate::kernels::team::Team;
 use super::panels::CHUNK;
 
 /// An input (T, K) rounded to 8 bits in groups: symmetric, largest magnitude to 127, ties to even.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Bytes {
     pub(super) tokens: usize,
     pub(super) columns: usize,
     pub(super) group: usize,
-    /// (T, K padded to whole chunks / 4).
-    pub(super) words: Vec<u32>,
+    /// (T, K padded to whole chunks / 4), from a cache line on: a matrix unit loads 32 bytes of a row at a time.
+    lines: Aligned,
     /// (T, groups).
     pub(super) scales: Vec<f32>,
     /// (T, groups): Σ q of the group.
@@ -69,14 +70,14 @@ impl Bytes {
             padded.div_ceil(group),
         );
         (self.tokens, self.columns, self.group) = (tokens, columns, group);
-        self.words.resize(tokens * padded / 4, 0);
+        let words = self.lines.words_mut(tokens * padded / 4);
         self.scales.resize(tokens * groups, 0.0);
         self.sums.resize(tokens * groups, 0);
         if tokens == 0 {
             return;
         }
         let rows = std::sync::Mutex::new(
-            self.words
+            words
                 .chunks_exact_mut(padded / 4)
                 .zip(self.scales.chunks_exact_mut(groups))
                 .zip(self.sums.chunks_exact_mut(groups))
@@ -134,10 +135,10 @@ impl Bytes {
     pub fn values(&self) -> Vec<f32> {
         let (words, groups) = match self.tokens {
             0 => return Vec::new(),
-            tokens => (self.words.len() / tokens, self.scales.len() / tokens),
+            tokens => (self.row_words(), self.scales.len() / tokens),
         };
         let mut out = Vec::with_capacity(self.tokens * self.columns);
-        let rows = self.words.chunks_exact(words);
+        let rows = self.words().chunks_exact(words);
         for (row, scales) in rows.zip(self.scales.chunks_exact(groups)) {
             let parts = row.chunks(self.group / 4).zip(scales);
             let start = out.len();
@@ -150,9 +151,29 @@ impl Bytes {
         out
     }
 
+    /// Of a row.
+    fn row_words(&self) -> usize {
+        self.columns.next_multiple_of(CHUNK) / 4
+    }
+
+    /// (T, K padded to whole chunks / 4).
+    pub(super) fn words(&self) -> &[u32] {
+        &self.lines.words()[..self.tokens * self.row_words()]
+    }
+
     pub(super) fn code(&self, token: usize, column: usize) -> i8 {
-        let words = self.words.len() / self.tokens;
-        self.words[token * words + column / 4].to_le_bytes()[column % 4] as i8
+        let word = self.words()[token * self.row_words() + column / 4];
+        word.to_le_bytes()[column % 4] as i8
+    }
+}
+
+impl PartialEq for Bytes {
+    fn eq(&self, other: &Bytes) -> bool {
+        let shape = |it: &Bytes| (it.tokens, it.columns, it.group);
+        shape(self) == shape(other)
+            && self.words() == other.words()
+            && self.scales == other.scales
+            && self.sums == other.sums
     }
 }
 

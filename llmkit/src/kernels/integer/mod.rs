@@ -149,7 +149,7 @@ impl Job {
         let (groups, chunks) = (matrix.groups(), matrix.chunks());
         let (start, first) = (tokens.start, panels.start * LANES);
         Job {
-            x: x.words[start * chunks * WORDS..].as_ptr(),
+            x: x.words()[start * chunks * WORDS..].as_ptr(),
             x_scales: x.scales[start * groups..].as_ptr(),
             x_sums: x.sums[start * groups..].as_ptr(),
             corrections: corrections[start * groups..].as_ptr(),
