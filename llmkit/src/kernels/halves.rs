@@ -46,6 +46,43 @@ pub(super) fn round_gated(isa: Isa, gate: &[f32], up: &[f32], out: &mut [u32]) {
     }
 }
 
+/// silu(gate) · up as [`round_gated`] computes it, not rounded.
+///
+/// # Panics
+/// If sizes differ, or the machine lacks `isa`.
+pub(super) fn gate(isa: Isa, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    assert_eq!(
+        (gate.len(), up.len()),
+        (out.len(), out.len()),
+        "SwiGLU sizes"
+    );
+    match isa.checked() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `checked` has seen it.
+        Isa::Avx512 | Isa::Amx => unsafe { gate_avx512(gate, up, out) },
+        _ => {
+            out.copy_from_slice(gate);
+            vectorized(isa, SwigluRow, (out, up));
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn gate_avx512(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    let pairs = gate.chunks(LANES).zip(up.chunks(LANES));
+    for ((gate, up), out) in pairs.zip(out.chunks_mut(LANES)) {
+        // As many as there are; zeros otherwise.
+        let mask = u16::MAX >> (LANES - gate.len());
+        // SAFETY: there are as many as the mask says.
+        unsafe {
+            let load = |from: &[f32]| _mm512_maskz_loadu_ps(mask, from.as_ptr());
+            let gated = silu(load(gate), load(up));
+            _mm512_mask_storeu_ps(out.as_mut_ptr(), mask, gated);
+        }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 fn gated_avx512(gate: &[f32], up: &[f32], out: &mut [u32], apart: usize) {

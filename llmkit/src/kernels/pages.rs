@@ -8,7 +8,7 @@
 #![allow(unsafe_code)]
 
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -95,7 +95,7 @@ impl Region {
     }
 }
 
-/// A slice that never changes once it is filled.
+/// A slice that nobody changes but its owner.
 pub struct Pages<T: Zeroable> {
     at: NonNull<T>,
     len: usize,
@@ -130,6 +130,13 @@ impl<T: Zeroable> Pages<T> {
     }
 }
 
+impl<T: Zeroable> DerefMut for Pages<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as of `deref`; parts do not overlap, and this one is borrowed for writing.
+        unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr(), self.len) }
+    }
+}
+
 impl<T: Zeroable> Drop for Pages<T> {
     fn drop(&mut self) {
         if self.region.is_none() {
@@ -144,7 +151,7 @@ impl<T: Zeroable> Deref for Pages<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: filled, that long, and changed by nobody as long as this lives.
+        // SAFETY: filled, that long, and changed by nobody as long as it is borrowed.
         unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.len) }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A norm or a gate is read once, by what rounds it for a product. Made row by row on the way there, it stays in the first cache, and
 //! what goes to memory is rounded already: of a prompt of 512 a gate is 3 MB in f32. The bits are those of [`rms_norm`](super::activation::rms_norm) and
-//! [`swiglu`](super::activation::swiglu), but for a gate that is rounded to bf16, which is computed no better than that.
+//! [`swiglu`](super::activation::swiglu), but for a gate that need not be so good.
 
 use std::cell::RefCell;
 
@@ -31,6 +31,8 @@ pub enum Rows<'a> {
         gate: &'a [f32],
         /// What it is multiplied with.
         up: &'a [f32],
+        /// Whether what reads them rounds them to 8 places or bits, so that they need not be better than that.
+        roughly: bool,
     },
 }
 
@@ -52,7 +54,7 @@ impl<'a> Rows<'a> {
     pub fn len(self) -> usize {
         match self {
             Rows::Values(x) | Rows::Normed { x, .. } => x.len(),
-            Rows::Gated { gate, up } => {
+            Rows::Gated { gate, up, .. } => {
                 assert_eq!(gate.len(), up.len(), "SwiGLU sizes");
                 gate.len()
             }
@@ -87,8 +89,8 @@ impl<'a> Rows<'a> {
     pub(super) fn round(self, isa: Isa, columns: usize, index: usize, out: &mut [u32]) {
         let here = index * columns..(index + 1) * columns;
         match self {
-            Rows::Gated { gate, up } => {
-                halves::round_gated(isa, &gate[here.clone()], &up[here], out)
+            Rows::Gated { gate, up, roughly } if roughly => {
+                halves::round_gated(isa, &gate[here.clone()], &up[here], out);
             }
             _ => self.row(isa, columns, index, |x| halves::round(isa, x, out)),
         }
@@ -102,9 +104,13 @@ impl<'a> Rows<'a> {
             Rows::Normed { x, weight, epsilon } => {
                 vectorized(isa, NormRow, (&x[here], weight, epsilon, out));
             }
-            Rows::Gated { gate, up } => {
-                out.copy_from_slice(&gate[here.clone()]);
-                vectorized(isa, SwigluRow, (out, &up[here]));
+            Rows::Gated { gate, up, roughly } => {
+                let (gate, up) = (&gate[here.clone()], &up[here]);
+                if roughly {
+                    return halves::gate(isa, gate, up, out);
+                }
+                out.copy_from_slice(gate);
+                vectorized(isa, SwigluRow, (out, up));
             }
         }
     }

@@ -60,7 +60,7 @@ pub fn round(rows: Rows<'_>, columns: usize, out: &mut [u32], team: &Team) {
             // SAFETY: where there is a matrix unit there is AVX-512.
             unsafe {
                 match rows {
-                    Rows::Gated { gate, up } => {
+                    Rows::Gated { gate, up, roughly } if roughly => {
                         let here = index * columns..(index + 1) * columns;
                         let (gate, up) = (&gate[here.clone()], &up[here]);
                         halves::round_gated_apart(gate, up, out, TILE);

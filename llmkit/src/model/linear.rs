@@ -43,6 +43,11 @@ pub trait Linear: fmt::Debug + Send + Sync {
     /// If the sizes do not fit.
     fn forward(&self, x: &Input<'_>, into: Into, out: &mut [f32], engine: &Engine);
 
+    /// Whether its inputs are rounded to 8 places or bits, and it looks at them in no other form.
+    fn rounds_inputs(&self) -> bool {
+        self.halves().is_some()
+    }
+
     /// The weights, if they are bf16 and so is what they are multiplied with.
     fn halves(&self) -> Option<Weights<'_>> {
         None
@@ -295,6 +300,10 @@ impl Linear for Integer {
 
     fn kind(&self) -> String {
         format!("int{}-g{}", self.panels.bits(), self.panels.group())
+    }
+
+    fn rounds_inputs(&self) -> bool {
+        true
     }
 
     fn bytes(&self) -> usize {

@@ -320,15 +320,10 @@ impl Llama {
                     let mut products = [(of_gate, &mut *gate), (of_up, &mut *up)];
                     forward_all(&input, &mut products, &self.engine);
                     drop(input);
-                    let gated = Rows::Gated { gate, up };
-                    let gated = Input::of_rows(gated, c.ffn_width, &self.engine);
-                    // A hook that changes nothing must not change anything.
-                    let is_rounded =
-                        layer.ffn_rotation.is_none() && layer.ffn_down.halves().is_some();
-                    match is_rounded {
-                        true => gated.rounded(),
-                        false => gated,
-                    }
+                    // What a hook sees is what is rounded then: one that changes nothing must not change anything.
+                    let roughly = layer.ffn_down.rounds_inputs();
+                    let gated = Rows::Gated { gate, up, roughly };
+                    Input::of_rows(gated, c.ffn_width, &self.engine)
                 }
             };
             if let Some(rotation) = &layer.ffn_rotation {

@@ -41,6 +41,23 @@ fn gates_are_as_good_as_their_rounding() {
     }
 }
 
+/// Where a hook sees a gate that is rounded afterwards, it sees what is rounded.
+#[test]
+fn a_gate_that_is_not_rounded_rounds_to_the_one_that_is() {
+    let mut numbers = Numbers(22);
+    for isa in fast() {
+        for count in [1, 16, 33, 100] {
+            let [gate, up] = [(); 2].map(|()| numbers.take(count));
+            let mut values = vec![f32::NAN; count];
+            halves::gate(isa, &gate, &up, &mut values);
+            let [mut got, mut expected] = [(); 2].map(|()| vec![0; count.div_ceil(2)]);
+            halves::round(isa, &values, &mut got);
+            halves::round_gated(isa, &gate, &up, &mut expected);
+            assert_eq!(got, expected, "{isa} {count}");
+        }
+    }
+}
+
 #[test]
 fn planted_bugs_in_gates_are_caught() {
     for isa in fast() {

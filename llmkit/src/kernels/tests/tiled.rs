@@ -36,8 +36,13 @@ fn rounding_into_tiles_gives_the_words_of_rounding_rows() {
         // What the processor's conversion takes as zero, and what it must not touch.
         (x[1], x[2], x[3]) = (1e-40, f32::INFINITY, -0.0);
         let weight = numbers.take(columns);
-        let gated = Rows::Gated { gate: &x, up: &up };
-        for rows in [Rows::Values(&x), Rows::normed(&up, &weight, 1e-5), gated] {
+        let gated = [true, false].map(|roughly| Rows::Gated {
+            gate: &x,
+            up: &up,
+            roughly,
+        });
+        let plain = [Rows::Values(&x), Rows::normed(&up, &weight, 1e-5)];
+        for rows in plain.into_iter().chain(gated) {
             for threads in [1, 2] {
                 let mut tiles = vec![0; tiled::words(tokens, columns)];
                 tiled::round(rows, columns, &mut tiles, &Team::new(threads));

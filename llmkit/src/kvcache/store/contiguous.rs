@@ -3,22 +3,18 @@
 //!
 //! Cost: 8·G·D bytes a token and layer, 4·G·D in bf16 (D filled up to 16), in whole blocks of 64 tokens.
 
+use std::sync::{Mutex, PoisonError};
+
 use super::{Decoded, Shape, Store};
 use crate::kernels::attention::{BLOCK, Block, block_lines};
 use crate::kernels::isa::Isa;
 use crate::kernels::keep::{Head, Side, Tokens, keep};
+use crate::kernels::pages::Pages;
 use crate::kernels::panel::{Element, Line};
 use crate::kernels::team::Team;
 
 /// Tokens below which threads are not worth waking.
 const FEW_TOKENS: usize = 32;
-
-/// Keys and values of one head.
-#[derive(Debug, Clone, Default)]
-struct Kept {
-    keys: Vec<Line>,
-    values: Vec<Line>,
-}
 
 /// The plain store.
 #[derive(Debug, Clone)]
@@ -26,8 +22,9 @@ pub struct Contiguous {
     shape: Shape,
     element: Element,
     tokens: usize,
-    /// Layer by layer, head by head.
-    heads: Vec<Kept>,
+    /// Of 64 tokens each: layer by layer, head by head, keys and then values. All in one, for the large pages that are given to what is large:
+    /// of sixteen sequences, each head by itself is thousands of addresses to look up.
+    blocks: Vec<Pages<Line>>,
 }
 
 impl Contiguous {
@@ -42,7 +39,36 @@ impl Contiguous {
             shape,
             element,
             tokens: 0,
-            heads: vec![Kept::default(); shape.layers * shape.groups],
+            blocks: Vec::new(),
+        }
+    }
+}
+
+/// Blocks of stores that are gone, for the next ones: what the system gives has to be cleared first, and comes from far away.
+static SPARE: Mutex<Vec<Pages<Line>>> = Mutex::new(Vec::new());
+/// Bytes of all of them, at most.
+const SPARE_BYTES: usize = 1 << 26;
+
+/// A block of so many lines, with anything in them.
+fn spare(lines: usize) -> Pages<Line> {
+    let mut all = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+    match all.iter().rposition(|it| it.len() == lines) {
+        Some(at) => all.swap_remove(at),
+        None => Pages::new(lines, |_| {}),
+    }
+}
+
+impl Drop for Contiguous {
+    fn drop(&mut self) {
+        let bytes = |it: &Pages<Line>| size_of_val(&**it);
+        let mut all = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held: usize = all.iter().map(bytes).sum();
+        for block in self.blocks.drain(..) {
+            held += bytes(&block);
+            if held > SPARE_BYTES {
+                break;
+            }
+            all.push(block);
         }
     }
 }
@@ -71,13 +97,33 @@ impl Store for Contiguous {
         );
         let (element, padded) = (self.element, self.shape.padded_dim());
         let lines = block_lines(element, padded);
-        let last = self.tokens + keys.len() / width;
-        let all_lines = last.div_ceil(BLOCK) * lines;
+        let (first, last) = (self.tokens, self.tokens + keys.len() / width);
+        while self.blocks.len() * BLOCK < last {
+            let all = self.shape.layers * 2 * groups * lines;
+            self.blocks.push(spare(all));
+        }
         let isa = Isa::best();
-        let first = self.tokens;
-        let write = |(index, (side, lines)): (usize, (Side, &mut Vec<Line>))| {
-            if lines.len() < all_lines {
-                lines.resize(all_lines, Line::ZERO);
+        let of_layer = layer * 2 * groups * lines..(layer + 1) * 2 * groups * lines;
+        // Each head's keys, and its values, of each block.
+        let parts = (self.blocks.iter_mut().enumerate())
+            .skip(first / BLOCK)
+            .flat_map(|(index, block)| {
+                let sides = block[of_layer.clone()].chunks_exact_mut(lines).enumerate();
+                sides.map(move |(side, lines)| (index, side, lines))
+            });
+        let write = |(index, side, lines): (usize, usize, &mut [Line])| {
+            let here = first.max(index * BLOCK)..last.min((index + 1) * BLOCK);
+            let (side, group) = match side % 2 {
+                0 => (Side::Keys, side / 2),
+                _ => (Side::Values, side / 2),
+            };
+            let rows = match side {
+                Side::Keys => keys,
+                Side::Values => values,
+            };
+            // Who had the block before has left something in it.
+            if here.start % BLOCK == 0 && (here.len() < BLOCK || padded > head_dim) {
+                lines.fill(Line::ZERO);
             }
             let head = Head {
                 side,
@@ -86,24 +132,17 @@ impl Store for Contiguous {
                 lines,
             };
             let tokens = Tokens {
-                first,
-                rows: match side {
-                    Side::Keys => keys,
-                    Side::Values => values,
-                },
+                first: here.start % BLOCK,
+                rows: &rows[(here.start - first) * width..(here.end - first) * width],
                 width,
-                start: index / 2 * head_dim,
+                start: group * head_dim,
                 dim: head_dim,
             };
             keep(isa, head, tokens);
         };
-        let heads = &mut self.heads[layer * groups..(layer + 1) * groups];
-        let sides = heads
-            .iter_mut()
-            .flat_map(|it| [(Side::Keys, &mut it.keys), (Side::Values, &mut it.values)]);
         match last - first < FEW_TOKENS {
-            true => sides.enumerate().for_each(write),
-            false => team.each(sides, &|index, it| write((index, it))),
+            true => parts.for_each(write),
+            false => team.each(parts, &|_, it| write(it)),
         }
     }
 
@@ -123,11 +162,12 @@ impl Store for Contiguous {
         _: &'a mut Decoded,
     ) -> Block<'a> {
         let lines = block_lines(self.element, self.shape.padded_dim());
-        let head = &self.heads[layer * self.shape.groups + group];
+        let at = (layer * self.shape.groups + group) * 2 * lines;
+        let (keys, values) = self.blocks[index][at..at + 2 * lines].split_at(lines);
         Block {
             element: self.element,
-            keys: &head.keys[index * lines..(index + 1) * lines],
-            values: &head.values[index * lines..(index + 1) * lines],
+            keys,
+            values,
         }
     }
 
@@ -140,12 +180,8 @@ impl Store for Contiguous {
     }
 
     fn bytes(&self) -> usize {
-        let lines: usize = self
-            .heads
-            .iter()
-            .map(|it| it.keys.len() + it.values.len())
-            .sum();
-        size_of::<Self>() + self.heads.len() * size_of::<Kept>() + lines * size_of::<Line>()
+        let blocks = self.blocks.iter().map(|it| size_of_val(&**it));
+        size_of::<Self>() + blocks.sum::<usize>()
     }
 
     fn fork(&self) -> Box<dyn Store> {
@@ -154,5 +190,45 @@ impl Store for Contiguous {
 
     fn empty(&self) -> Box<dyn Store> {
         Box::new(Contiguous::of(self.element, self.shape))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A block that another store had is as good as a new one, whatever was in it; features that pad a head stay zero.
+    #[test]
+    fn nothing_is_left_of_who_had_a_block_before() {
+        let team = Team::new(2);
+        for (element, head_dim, tokens) in [
+            (Element::F32, 24, 64),
+            (Element::F32, 32, 3),
+            (Element::Bf16, 24, 65),
+            (Element::Bf16, 32, 100),
+        ] {
+            let shape = Shape {
+                layers: 1,
+                groups: 2,
+                head_dim,
+            };
+            let written = |value: f32, tokens: usize| {
+                let mut store = Contiguous::of(element, shape);
+                let rows = vec![value; tokens * 2 * head_dim];
+                store.write(0, &rows, &rows, &team);
+                store.commit(tokens);
+                store
+            };
+            // Sizes of no other test, so that these blocks are ours.
+            let lines = |store: &Contiguous| -> Vec<Line> {
+                store.blocks.iter().flat_map(|it| it.to_vec()).collect()
+            };
+            let new = lines(&written(1.5, tokens));
+            drop(written(f32::NAN, 128));
+            let again = written(1.5, tokens);
+            assert!(lines(&again) == new, "{element:?} {head_dim} {tokens}");
+            let words = |it: &Line| it.0.iter().all(|&word| word != f32::NAN.to_bits());
+            assert!(lines(&again).iter().all(words));
+        }
     }
 }
