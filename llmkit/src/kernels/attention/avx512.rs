@@ -10,7 +10,7 @@ use crate::kernels::panel::LANES;
 /// Rows whose largest scores, and what follows from them, are one register.
 const TOGETHER: usize = LANES;
 
-/// As [`weigh`](super::weigh).
+/// As [`weigh`](super::steps::weigh).
 ///
 /// # Safety
 /// This machine has these features.

@@ -106,6 +106,7 @@ impl Store for Contiguous {
         let of_layer = layer * 2 * groups * lines..(layer + 1) * 2 * groups * lines;
         // Each head's keys, and its values, of each block.
         let parts = (self.blocks.iter_mut().enumerate())
+            .take(last.div_ceil(BLOCK))
             .skip(first / BLOCK)
             .flat_map(|(index, block)| {
                 let sides = block[of_layer.clone()].chunks_exact_mut(lines).enumerate();
