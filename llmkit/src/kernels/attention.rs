@@ -7,7 +7,7 @@
 //! may not see have weight exactly zero: so a row's bits depend neither on the other rows nor on where the prompt was cut.
 //!
 //! Keys of a block lie as panels (16 keys × D elements), values as panels (16 features × 64 elements): both products are
-//! [`dense`] tiles. Where they are bf16, queries and weights are rounded to bf16 too, and all sums are f32.
+//! [`dense`](super::dense) tiles. Where they are bf16, queries and weights are rounded to bf16 too, and all sums are f32.
 //!
 //! Source: Dao et al. 2022, *FlashAttention*, 2205.14135, algorithm 1; block structure as in FlashDecoding.
 //! Cost: 4·R·S·D flops; keys and values are read once for each call.

@@ -6,7 +6,7 @@
 //!
 //! Weights are right to 2.7·10⁻⁶ of them before they are rounded to 8 places ([`power`]).
 //!
-//! Source of the idea: Zadouri et al. 2026, *FlashAttention-4*, 2603.05451, conditional rescaling.
+//! Source of the idea: the published kernels of FlashAttention-4 (Dao-AILab/flash-attention, 2025) do not rescale below a threshold.
 
 use std::arch::x86_64::*;
 
