@@ -179,6 +179,8 @@ fn prefetch(at: *const f32) {
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 /// A part of X as the lines of a panel, and as rows of words; `turned` transposes a square.

@@ -14,7 +14,6 @@
 
 #![allow(unsafe_code)]
 
-use super::halves;
 use super::isa::Isa;
 use super::panel::{LANES, Panels};
 use super::rows::Rows;
@@ -54,22 +53,10 @@ pub fn round(rows: Rows<'_>, columns: usize, out: &mut [u32], team: &Team) {
     let tokens = rows.len().checked_div(columns).unwrap_or(0);
     assert_eq!(rows.len(), tokens * columns, "rows of {columns}");
     assert_eq!(out.len(), words(tokens, columns), "words in tiles");
-    super::activation::each_row(out, LANES * columns / 2, team, |tile, out| {
-        for row in 0..LANES.min(tokens - tile * LANES) {
-            let (out, index) = (&mut out[row * LANES..], tile * LANES + row);
-            // SAFETY: where there is a matrix unit there is AVX-512.
-            unsafe {
-                match rows {
-                    Rows::Gated { gate, up, roughly } if roughly => {
-                        let here = index * columns..(index + 1) * columns;
-                        let (gate, up) = (&gate[here.clone()], &up[here]);
-                        halves::round_gated_apart(gate, up, out, TILE);
-                    }
-                    _ => rows.row(isa, columns, index, |x| halves::round_apart(x, out, TILE)),
-                }
-            }
-        }
-    });
+    #[cfg(target_arch = "x86_64")]
+    unit::round(isa, rows, (tokens, columns), out, team);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (isa, team);
 }
 
 /// The word of a row that holds columns 2·`word` and the next.
@@ -121,11 +108,11 @@ pub(super) mod unit {
     use std::cell::RefCell;
     use std::ops::Range;
 
-    use super::{LANES, TILE, Team, Weights};
-    use crate::kernels::amx;
+    use super::{Isa, LANES, Rows, TILE, Team, Weights};
+    use crate::kernels::activation::each_row;
     use crate::kernels::dense::{Into, Job, Out};
-    use crate::kernels::isa::Isa;
     use crate::kernels::panel::Line;
+    use crate::kernels::{amx, halves};
 
     /// Rows that a thread keeps near it while panels pass, a multiple of two tiles.
     const ROWS: usize = 256;
@@ -196,6 +183,32 @@ pub(super) mod unit {
                 }
                 // SAFETY: passed on.
                 unsafe { amx::tiled(&job(&these, lines, weights.kept(these.end))) };
+            }
+        });
+    }
+
+    /// Rows rounded into tiles.
+    pub(super) fn round(
+        isa: Isa,
+        rows: Rows<'_>,
+        (tokens, columns): (usize, usize),
+        out: &mut [u32],
+        team: &Team,
+    ) {
+        each_row(out, LANES * columns / 2, team, |tile, out| {
+            for row in 0..LANES.min(tokens - tile * LANES) {
+                let (out, index) = (&mut out[row * LANES..], tile * LANES + row);
+                // SAFETY: where there is a matrix unit there is AVX-512.
+                unsafe {
+                    match rows {
+                        Rows::Gated { gate, up, roughly } if roughly => {
+                            let here = index * columns..(index + 1) * columns;
+                            let (gate, up) = (&gate[here.clone()], &up[here]);
+                            halves::round_gated_apart(gate, up, out, TILE);
+                        }
+                        _ => rows.row(isa, columns, index, |x| halves::round_apart(x, out, TILE)),
+                    }
+                }
             }
         });
     }

@@ -11,7 +11,9 @@ use crate::kernels::amx::{self, Hardware, SIDE, Unit};
 use crate::kernels::dense::{self, Into, Job, f32_words};
 use crate::kernels::halves;
 use crate::kernels::isa::{Isa, vectorizable, vectorized};
-use crate::kernels::panel::{Element, LANES};
+use crate::kernels::panel::Element;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::panel::LANES;
 
 /// Query rows that pass through a block together, so that their scores stay in the first cache: two tiles of a matrix unit …
 const UNIT_STRIP: usize = 32;
@@ -35,6 +37,7 @@ pub(super) struct Steps<'a> {
     #[cfg(target_arch = "x86_64")]
     lazy: &'a mut [lazy::Row],
     /// The rows that a matrix unit is configured for, if it is used; zero if it is not yet.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // nobody to hand it to
     unit: Option<usize>,
 }
 
