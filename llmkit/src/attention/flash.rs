@@ -11,14 +11,13 @@
 //! Cost: 4·S·D flops a query and head; keys and values are read once a task; nothing of size T × S is kept.
 //! Where we differ: no split over keys, so that a row's bits never depend on how many rows or threads there are.
 
-#![allow(unsafe_code)]
-
 use std::cell::RefCell;
 use std::ops::Range;
 
 use super::{Attention, Call};
 use crate::kernels::aligned::Aligned;
 use crate::kernels::attention::{Block, Blocks, Scratch, attend};
+use crate::kernels::scattered;
 use crate::kvcache::store::{Decoded, Store};
 
 /// Query rows of a task, where there are enough for all threads: a multiple of the rows of all tiles.
@@ -38,33 +37,10 @@ struct Task<'a> {
     group: usize,
     /// Position of the sequence's first asker.
     position: usize,
-    /// The sequence's first row of all queries (T · H, D).
-    start: usize,
+    /// Where its rows begin in the list of all tasks' rows.
+    first: usize,
     /// The task's rows: row r is token r / shared of the askers and query head r % shared of the group.
     rows: Range<usize>,
-}
-
-/// All of the answer (T · H, D), of which each task has rows of its own.
-struct Out {
-    at: *mut f32,
-    length: usize,
-}
-
-// SAFETY: tasks write rows of their own.
-unsafe impl Sync for Out {}
-
-impl Out {
-    /// # Panics
-    /// If the row is not there.
-    ///
-    /// # Safety
-    /// No other thread writes this row.
-    unsafe fn write(&self, row: usize, values: &[f32]) {
-        let at = row * values.len();
-        assert!(at + values.len() <= self.length, "row {row} of the answer");
-        // SAFETY: it is there, and nobody else's.
-        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.at.add(at), values.len()) };
-    }
 }
 
 /// One head of a store.
@@ -118,42 +94,46 @@ impl Attention for Flash {
         } else {
             1
         };
+        // Rows of all queries (T · H, D), task by task.
+        let mut places: Vec<usize> = Vec::with_capacity(tokens * call.heads);
+        let mut ends = Vec::new();
         let mut tasks: Vec<Task<'_>> = Vec::new();
         let mut start = 0;
         for sequence in call.sequences {
             let count = sequence.positions.len() * shared;
             for first in (0..count).step_by(in_task) {
-                tasks.extend((0..shape.groups).map(|group| Task {
-                    store: sequence.store,
-                    group,
-                    position: sequence.positions.start,
-                    start,
-                    rows: first..count.min(first + in_task),
-                }));
+                for group in 0..shape.groups {
+                    let rows = first..count.min(first + in_task);
+                    tasks.push(Task {
+                        store: sequence.store,
+                        group,
+                        position: sequence.positions.start,
+                        first: places.len(),
+                        rows: rows.clone(),
+                    });
+                    let head = |row: usize| group * shared + row % shared;
+                    places.extend(rows.map(|row| start + row / shared * call.heads + head(row)));
+                    ends.push(places.len());
+                }
             }
             start += sequence.positions.len() * call.heads;
         }
         assert_eq!(call.queries.len(), start * d, "queries of all sequences");
         assert_eq!(out.len(), start * d, "an answer to each query");
-        let out = Out {
-            at: out.as_mut_ptr(),
-            length: out.len(),
-        };
+        let parts = scattered::parts(out, d, &places, &ends);
         let scale = 1.0 / (d as f32).sqrt();
         // Late rows of a prompt see most keys: they go first, so that threads end together.
-        team.tasks(tasks.len(), &|index| {
-            let task = &tasks[tasks.len() - 1 - index];
-            // Of a row of the task among all: each is that of one task.
-            let place = |row: usize| {
-                task.start + row / shared * call.heads + task.group * shared + row % shared
-            };
+        let each = tasks.iter().zip(parts).rev();
+        team.each(each, &|_, (task, mut part)| {
+            let places = &places[task.first..];
             MEMORY.with_borrow_mut(|memory| {
                 let rows = task.rows.len();
                 let queries = memory.queries.floats_mut(rows * padded);
                 let mixed = memory.mixed.floats_mut(rows * padded);
                 memory.positions.clear();
-                for (row, to) in task.rows.clone().zip(queries.chunks_exact_mut(padded)) {
-                    let from = &call.queries[place(row) * d..][..d];
+                let own = task.rows.clone().zip(places);
+                for ((row, place), to) in own.zip(queries.chunks_exact_mut(padded)) {
+                    let from = &call.queries[place * d..][..d];
                     let (to, padding) = to.split_at_mut(d);
                     to.iter_mut()
                         .zip(from)
@@ -176,9 +156,8 @@ impl Attention for Flash {
                     mixed,
                     &mut memory.scratch,
                 );
-                for (row, mixed) in task.rows.clone().zip(mixed.chunks_exact(padded)) {
-                    // SAFETY: no other task has this row.
-                    unsafe { out.write(place(row), &mixed[..d]) };
+                for (index, mixed) in mixed.chunks_exact(padded).take(rows).enumerate() {
+                    part.write(index, &mixed[..d]);
                 }
             });
         });

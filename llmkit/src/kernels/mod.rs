@@ -18,7 +18,7 @@
 //! | [`panel`] | how matrices are laid out |
 //! | `amx` | bf16 products on matrix units, and the unit itself |
 //! | [`limits`] | what the machine can do at most |
-//! | [`isa`], [`team`] | which instructions, which threads |
+//! | [`isa`], [`team`], [`scattered`] | which instructions, which threads, which rows of theirs |
 //! | [`mapped`], [`pages`] | weight files in memory; memory for weights |
 //!
 //! A kernel file has, in order: the public function, the same on a given [`Isa`], the reference (obvious, f64, never
@@ -48,6 +48,7 @@ pub mod product;
 pub mod quadratic;
 pub mod rope;
 pub mod rows;
+pub mod scattered;
 pub mod team;
 #[cfg(test)]
 mod tests;
