@@ -83,9 +83,20 @@ pub(super) struct Out {
     pub stride: usize,
     /// The first column that is not wanted any more, or not there.
     pub end: usize,
+    /// Whether they go past the caches: as [`lasts`](Out::lasts) says, or not.
+    pub streams: bool,
 }
 
 impl Out {
+    /// Whether rows of `stride` at `out` are so many that none of them is left in a cache when they are wanted: then caches need not fetch what is
+    /// written over, and keep what is read. Only from cache lines on.
+    pub fn lasts(out: &[f32], stride: usize) -> bool {
+        /// Twice the second caches of two cores.
+        const MOST: usize = 1 << 23;
+        let on_lines = out.as_ptr().addr().is_multiple_of(64) && stride.is_multiple_of(LANES);
+        size_of_val(out) > MOST && on_lines
+    }
+
     pub fn place(self, row: usize, column: usize) -> *mut f32 {
         self.at.wrapping_add(row * self.stride + column)
     }
@@ -146,6 +157,7 @@ pub(super) unsafe fn some_panels(
             into,
             next,
             gap: 1,
+            streams: out.streams,
         };
         // SAFETY: x, lines and out hold these rows, panels and columns; the rest is the caller's.
         unsafe { run(isa, element, &job) };
@@ -173,6 +185,8 @@ pub(super) struct Job {
     pub next: *const Line,
     /// Lines from there to what is wanted as soon: 1, or where the second of two panels is if they are not one behind the other.
     pub gap: usize,
+    /// Whether results go past the caches where the kernel can do that; they begin on cache lines then.
+    pub streams: bool,
 }
 
 /// Does a job.

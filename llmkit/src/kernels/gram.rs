@@ -383,6 +383,7 @@ fn slab_at(
                 into,
                 next: std::ptr::null(),
                 gap: 1,
+                streams: false,
             };
             // SAFETY: `isa` was checked and is not the reference; the job's rows, panels and columns lie inside; these rows of G are
             // this task's.

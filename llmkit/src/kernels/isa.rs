@@ -1,6 +1,7 @@
 //! Which instruction set a kernel runs on: chosen at run time, always an argument, never a global.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 /// An instruction set that kernels are written for, slowest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +23,12 @@ impl Isa {
 
     /// Whether this machine can run it.
     pub fn is_here(self) -> bool {
+        // Asked for each row of an activation: looked up once.
+        static HERE: OnceLock<[bool; Isa::ALL.len()]> = OnceLock::new();
+        HERE.get_or_init(|| Isa::ALL.map(Isa::is_found))[self as usize]
+    }
+
+    fn is_found(self) -> bool {
         match self {
             Isa::Reference => true,
             #[cfg(target_arch = "x86_64")]
@@ -32,7 +39,7 @@ impl Isa {
             }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
-                Isa::Avx2.is_here()
+                Isa::Avx2.is_found()
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
@@ -42,7 +49,7 @@ impl Isa {
                     && is_x86_feature_detected!("avx512bf16")
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx => Isa::Avx512.is_here() && super::amx::is_here(),
+            Isa::Amx => Isa::Avx512.is_found() && super::amx::is_here(),
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }

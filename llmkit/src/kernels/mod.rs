@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`dense`] | x · Wᵀ with f32 or bf16 elements |
 //! | [`windowed`] | the same with bf16 elements that are kept in 12 bits |
-//! | [`integer`] | x · Wᵀ with 8-bit inputs and 1- to 8-bit codes in groups |
+//! | [`integer`] | x · Wᵀ with 8-bit inputs and 1- to 8-bit codes in groups, and gates made of such |
 //! | [`product`] | several of these at once |
 //! | [`tiled`] | inputs as matrix units read them, and gates made of them |
 //! | [`gram`] | Xᵀ · X of an activation |
@@ -19,7 +19,7 @@
 //! | `amx` | bf16 products on matrix units, and the unit itself |
 //! | [`limits`] | what the machine can do at most |
 //! | [`isa`], [`team`], [`scattered`] | which instructions, which threads, which rows of theirs |
-//! | [`mapped`], [`pages`] | weight files in memory; memory for weights |
+//! | [`mapped`], [`pages`], [`fetch`](mod@fetch) | weight files in memory; memory for weights; what is wanted soon |
 //!
 //! A kernel file has, in order: the public function, the same on a given [`Isa`], the reference (obvious, f64, never
 //! optimised), one function for each instruction set, tests of each of these against the reference.
@@ -34,6 +34,7 @@ pub mod amx;
 pub mod attention;
 pub mod dense;
 pub mod divergence;
+pub mod fetch;
 pub mod gram;
 mod halves;
 pub mod integer;

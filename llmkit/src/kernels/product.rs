@@ -17,14 +17,14 @@ use super::tiled::{self, Weights};
 use super::windowed::{self, Windowed};
 
 /// Rows from which a product is bound by arithmetic, and pieces are as large as the widest tile.
-const MANY_ROWS: usize = 32;
+pub(super) const MANY_ROWS: usize = 32;
 /// Panels in such a piece: a multiple of all tiles' widths.
-const PIECE: usize = 8;
+pub(super) const PIECE: usize = 8;
 /// Rows in such a piece, at most, but for what makes whole tiles: with all rows in one, a matrix of few panels would be few pieces, and
 /// a thread would wait for another's last.
 const PIECE_ROWS: usize = 256;
 /// A multiple of the rows of all tiles, and of those of a matrix unit's.
-const TILE_ROWS: usize = 96;
+pub(super) const TILE_ROWS: usize = 96;
 const UNIT_ROWS: usize = 32;
 /// Pieces for each thread where there are few rows: memory likes long pieces, a thread that is held up short ones.
 const SHARES: usize = 2;
@@ -129,14 +129,6 @@ impl Matrix<'_> {
         }
     }
 
-    /// Of integer products: −zero · Σ q for each row and group.
-    fn corrections(self) -> Vec<i32> {
-        match self {
-            Matrix::Integer { x, matrix } => matrix.corrections(x),
-            _ => Vec::new(),
-        }
-    }
-
     fn reference(self, into: Into, out: &mut [f32]) {
         match self {
             Matrix::Dense { element, x, matrix } => {
@@ -201,16 +193,27 @@ pub fn multiply_columns(
         tokens,
         first: columns.start / LANES,
         panels: columns.end.div_ceil(LANES) - columns.start / LANES,
-        corrections: matrix.corrections(),
         matrix,
         into: Into::Replace,
         out: Out {
+            streams: false,
             at: out.as_mut_ptr().wrapping_sub(columns.start),
             stride: columns.len(),
             end: columns.end,
         },
     };
     run_all(isa, &[job], team);
+}
+
+/// Panels and rows of a piece, at most, of a product of `rows` rows and `panels` panels in tiles of `tile` rows.
+pub(super) fn piece(rows: usize, panels: usize, tile: usize, team: &Team) -> (usize, usize) {
+    match rows < MANY_ROWS {
+        true => (panels.div_ceil(team.threads() * SHARES).max(1), rows.max(1)),
+        false => (
+            PIECE,
+            (rows.div_ceil(rows.div_ceil(PIECE_ROWS))).next_multiple_of(tile),
+        ),
+    }
 }
 
 fn run_all(isa: Isa, jobs: &[Job<'_>], team: &Team) {
@@ -222,14 +225,7 @@ fn run_all(isa: Isa, jobs: &[Job<'_>], team: &Team) {
         true => UNIT_ROWS,
         false => TILE_ROWS,
     };
-    let piece = match rows < MANY_ROWS {
-        true => panels.div_ceil(team.threads() * SHARES).max(1),
-        false => PIECE,
-    };
-    let height = match rows < MANY_ROWS {
-        true => rows.max(1),
-        false => (rows.div_ceil(rows.div_ceil(PIECE_ROWS))).next_multiple_of(tiles),
-    };
+    let (piece, height) = piece(rows, panels, tiles, team);
     let heights = rows.div_ceil(height);
     // Panels of all products are numbered through: a piece may end in another product than it begins in. Pieces of the same panels come
     // one after the other, so that these come from memory once, or pieces of the same rows.
@@ -266,8 +262,6 @@ fn run_all(isa: Isa, jobs: &[Job<'_>], team: &Team) {
 /// A product whose output may be written from several threads.
 struct Job<'a> {
     matrix: Matrix<'a>,
-    /// Of integer products: −zero · Σ q for each row and group.
-    corrections: Vec<i32>,
     into: Into,
     out: Out,
     tokens: usize,
@@ -285,10 +279,10 @@ impl Job<'_> {
             tokens: product.tokens(),
             first: 0,
             panels: product.outputs().div_ceil(LANES),
-            corrections: product.matrix.corrections(),
             matrix: product.matrix,
             into: product.into,
             out: Out {
+                streams: Out::lasts(product.out, product.outputs()),
                 at: product.out.as_mut_ptr(),
                 stride: product.outputs(),
                 end: product.outputs(),
@@ -335,8 +329,7 @@ impl Job<'_> {
                 #[cfg(not(target_arch = "x86_64"))]
                 Matrix::Tiled { .. } => unreachable!("tiles are of matrix units"),
                 Matrix::Integer { x, matrix } => {
-                    let input = (x, self.corrections.as_slice(), matrix);
-                    integer::some_panels(isa, input, self.into, self.out, tokens, panels);
+                    integer::some_panels(isa, (x, matrix), self.into, self.out, tokens, panels);
                 }
             }
         }

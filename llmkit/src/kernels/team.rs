@@ -147,6 +147,9 @@ impl Team {
         items: impl IntoIterator<Item = T>,
         task: &(dyn Fn(usize, T) + Sync),
     ) {
+        if self.workers.is_empty() || INSIDE.get() {
+            return (items.into_iter().enumerate()).for_each(|(index, item)| task(index, item));
+        }
         let items: Vec<Mutex<Option<T>>> =
             items.into_iter().map(|it| Mutex::new(Some(it))).collect();
         self.tasks(items.len(), &|index| {

@@ -168,6 +168,7 @@ pub(super) mod unit {
             into,
             next,
             gap: 1,
+            streams: out.streams,
         };
         if let Weights::Panels(it) = weights {
             let lines = &it.lines()[panels.start * words..panels.end * words];
@@ -271,6 +272,7 @@ pub(super) mod unit {
                             .cast_signed()
                             .div_euclid(64)
                             .cast_unsigned(),
+                        streams: false,
                     };
                     // SAFETY: there is a unit, and x and out are these rows of the products' sizes (checked); nobody else has these rows and
                     // columns of out.

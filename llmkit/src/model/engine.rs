@@ -2,10 +2,11 @@
 
 use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
+use std::thread::LocalKey;
 
 use crate::kernels::activation::to_bf16_in;
 use crate::kernels::aligned::Aligned;
-use crate::kernels::integer::Bytes;
+use crate::kernels::integer::{self, Bytes, IntPanels};
 use crate::kernels::isa::Isa;
 use crate::kernels::panel::Element;
 use crate::kernels::rows::Rows;
@@ -33,7 +34,9 @@ impl Default for Engine {
 
 thread_local! {
     /// Words of activations before, for the next: two are held at a time.
-    static SPARE: Cell<[Aligned; 2]> = const { Cell::new([Aligned::new(), Aligned::new()]) };
+    static HALVES: Cell<[Aligned; 2]> = const { Cell::new([Aligned::new(), Aligned::new()]) };
+    /// Bytes, likewise.
+    static BYTES: Cell<[Bytes; 2]> = Cell::default();
     /// What the pass before had.
     static BUFFERS: Cell<Aligned> = const { Cell::new(Aligned::new()) };
 }
@@ -74,26 +77,43 @@ impl Drop for Buffers {
 /// Values in a cache line.
 const LINE: usize = 16;
 
-/// Words that the next activation of this thread gets.
-#[derive(Debug, Default)]
-struct Halves(OnceCell<Aligned>);
+/// What a form of an activation is kept in, and the thread's last two of which there is nothing left but their memory.
+trait Kept: Default + 'static {
+    fn spare() -> &'static LocalKey<Cell<[Self; 2]>>;
+}
 
-impl Halves {
-    /// Words of an activation before.
-    fn spare() -> Aligned {
-        let [first, second] = SPARE.take();
-        SPARE.set([second, Aligned::new()]);
+impl Kept for Aligned {
+    fn spare() -> &'static LocalKey<Cell<[Aligned; 2]>> {
+        &HALVES
+    }
+}
+
+impl Kept for Bytes {
+    fn spare() -> &'static LocalKey<Cell<[Bytes; 2]>> {
+        &BYTES
+    }
+}
+
+/// A form of an activation, whose memory the next one of this thread gets.
+#[derive(Debug, Default)]
+struct Form<T: Kept>(OnceCell<T>);
+
+impl<T: Kept> Form<T> {
+    /// Memory of an activation before.
+    fn spare() -> T {
+        let [first, second] = T::spare().take();
+        T::spare().set([second, T::default()]);
         first
     }
 }
 
-impl Drop for Halves {
+impl<T: Kept> Drop for Form<T> {
     fn drop(&mut self) {
-        if let Some(words) = self.0.take() {
-            // While a thread ends there is nobody to have them.
-            let _ = SPARE.try_with(|it| {
+        if let Some(kept) = self.0.take() {
+            // While a thread ends there is nobody to have it.
+            let _ = T::spare().try_with(|it| {
                 let [first, _] = it.take();
-                it.set([words, first]);
+                it.set([kept, first]);
             });
         }
     }
@@ -102,16 +122,16 @@ impl Drop for Halves {
 /// An activation (T, K), in whatever form a layer wants it; each form is made once, when first asked for.
 #[derive(Debug)]
 pub struct Input<'a> {
-    /// What it is made of; none if it was made in bf16.
+    /// What it is made of; none if it was made in bf16 or bytes.
     rows: Option<Rows<'a>>,
     /// T · K.
     len: usize,
     /// K.
     pub columns: usize,
-    halves: Halves,
+    halves: Form<Aligned>,
     /// Of the same, row-major, if it is not.
     in_rows: OnceCell<Vec<u32>>,
-    bytes: OnceCell<Bytes>,
+    bytes: Form<Bytes>,
     computed: OnceCell<Vec<f32>>,
     engine: &'a Engine,
 }
@@ -129,9 +149,9 @@ impl<'a> Input<'a> {
             rows: Some(rows),
             columns,
             computed: OnceCell::new(),
-            halves: Halves::default(),
+            halves: Form::default(),
             in_rows: OnceCell::new(),
-            bytes: OnceCell::new(),
+            bytes: Form::default(),
             engine,
         }
     }
@@ -147,7 +167,7 @@ impl<'a> Input<'a> {
         if !self.is_tiled() || !tiled::suits(engine.isa, tokens, columns) {
             return None;
         }
-        let mut words = Halves::spare();
+        let mut words: Aligned = Form::spare();
         let out = words.words_mut(tiled::words(tokens, columns));
         tiled::gated(self.halves(), [gate, up], tokens, out, &engine.team);
         Some(Input {
@@ -155,9 +175,35 @@ impl<'a> Input<'a> {
             rows: None,
             columns,
             computed: OnceCell::new(),
-            halves: Halves(OnceCell::from(words)),
+            halves: Form(OnceCell::from(words)),
             in_rows: OnceCell::new(),
-            bytes: OnceCell::new(),
+            bytes: Form::default(),
+            engine,
+        })
+    }
+
+    /// As [`gated`](Self::gated), in the form of bytes in groups of `group`.
+    pub(super) fn gated_bytes<'b>(
+        &self,
+        [gate, up]: [&IntPanels; 2],
+        group: usize,
+        engine: &'b Engine,
+    ) -> Option<Input<'b>> {
+        let (tokens, columns) = (self.tokens(), gate.rows());
+        if !integer::gated::suits(engine.isa, columns, group) || gate.group() != up.group() {
+            return None;
+        }
+        let x = self.cached_bytes(gate.group())?;
+        let mut bytes: Bytes = Form::spare();
+        integer::gated::gated(engine.isa, x, [gate, up], group, &mut bytes, &engine.team);
+        Some(Input {
+            len: tokens * columns,
+            rows: None,
+            columns,
+            computed: OnceCell::new(),
+            halves: Form::default(),
+            in_rows: OnceCell::new(),
+            bytes: Form(OnceCell::from(bytes)),
             engine,
         })
     }
@@ -187,7 +233,7 @@ impl<'a> Input<'a> {
 
     /// The values, to be changed before any other form of them has been asked for.
     pub fn values_mut(&mut self) -> &mut [f32] {
-        debug_assert!(self.halves.0.get().is_none() && self.bytes.get().is_none());
+        debug_assert!(self.halves.0.get().is_none() && self.bytes.0.get().is_none());
         if self.computed.get().is_none() {
             self.computed = OnceCell::from(self.compute());
         }
@@ -196,9 +242,10 @@ impl<'a> Input<'a> {
 
     fn compute(&self) -> Vec<f32> {
         let (isa, team) = (self.engine.isa, &self.engine.team);
-        match self.rows {
-            Some(rows) => rows.values(isa, self.columns, team),
-            None => {
+        match (self.rows, self.bytes.0.get()) {
+            (Some(rows), _) => rows.values(isa, self.columns, team),
+            (None, Some(bytes)) => bytes.values(),
+            (None, None) => {
                 let words = self.bf16().chunks(self.columns.div_ceil(2).max(1));
                 let values = |row: &[u32]| {
                     let of = |i| Element::Bf16.of_word(row[i / 2], i % 2);
@@ -230,7 +277,7 @@ impl<'a> Input<'a> {
             false => tokens * columns.div_ceil(2),
         };
         let round = || {
-            let mut words = Halves::spare();
+            let mut words: Aligned = Form::spare();
             let (rows, out) = (self.rows(), words.words_mut(count));
             let Engine { isa, team } = self.engine;
             match self.is_tiled() {
@@ -257,12 +304,12 @@ impl<'a> Input<'a> {
     /// Rounded to 8 bits in groups; [`None`] if it was asked for in other groups before.
     pub(super) fn cached_bytes(&self, group: usize) -> Option<&Bytes> {
         let round = || {
-            let mut bytes = Bytes::default();
+            let mut bytes: Bytes = Form::spare();
             let (isa, team) = (self.engine.isa, &self.engine.team);
             bytes.round_from(isa, self.rows(), self.columns, group, team);
             bytes
         };
-        let bytes = self.bytes.get_or_init(round);
+        let bytes = self.bytes.0.get_or_init(round);
         (bytes.group() == group).then_some(bytes)
     }
 }

@@ -46,11 +46,16 @@ pub trait Linear: fmt::Debug + Send + Sync {
 
     /// Whether its inputs are rounded to 8 places or bits, and it looks at them in no other form.
     fn rounds_inputs(&self) -> bool {
-        self.halves().is_some()
+        self.halves().is_some() || self.codes().is_some()
     }
 
     /// The weights, if they are bf16 and so is what they are multiplied with.
     fn halves(&self) -> Option<Weights<'_>> {
+        None
+    }
+
+    /// The weights, if they are codes and what they are multiplied with is rounded to 8 bits in their groups.
+    fn codes(&self) -> Option<&IntPanels> {
         None
     }
 
@@ -195,6 +200,9 @@ pub(super) fn forward_gated<'a>(
     next: &dyn Linear,
     engine: &'a Engine,
 ) -> Option<Input<'a>> {
+    if let (Some(gate), Some(up), Some(next)) = (gate.codes(), up.codes(), next.codes()) {
+        return x.gated_bytes([gate, up], next.group(), engine);
+    }
     next.halves()?;
     x.gated([gate.halves()?, up.halves()?], engine)
 }
@@ -308,8 +316,8 @@ impl Linear for Integer {
         format!("int{}-g{}", self.panels.bits(), self.panels.group())
     }
 
-    fn rounds_inputs(&self) -> bool {
-        true
+    fn codes(&self) -> Option<&IntPanels> {
+        Some(&self.panels)
     }
 
     fn bytes(&self) -> usize {
@@ -317,9 +325,7 @@ impl Linear for Integer {
     }
 
     fn row(&self, n: usize, out: &mut [f32]) {
-        for (k, out) in out.iter_mut().enumerate() {
-            *out = self.panels.value(n, k) as f32;
-        }
+        self.panels.row(n, out);
     }
 
     fn forward(&self, x: &Input<'_>, into: Into, out: &mut [f32], engine: &Engine) {

@@ -25,11 +25,12 @@ use super::engine::Buffers;
 use super::hook::Hook;
 use super::layer::Layer;
 use super::linear::{Engine, Input, Linear, forward_all, forward_gated};
+use super::mix::Heads;
 use super::rope::frequencies;
 use super::weight_type::WeightType;
 use super::weights::Weights;
-use crate::attention::{Attention, Call, Flash, Mask, Sequence};
-use crate::kernels::activation::{each_row, rms_norm};
+use crate::attention::{Attention, Flash};
+use crate::kernels::activation::each_row;
 use crate::kernels::dense::Into;
 use crate::kernels::rope::Angles;
 use crate::kernels::rows::Rows;
@@ -46,7 +47,7 @@ pub struct Llama {
     pub(super) layers: Arc<Vec<Layer>>,
     pub(super) norm: Vec<f32>,
     pub(super) head: Arc<dyn Linear>,
-    attention: Arc<dyn Attention>,
+    pub(super) attention: Arc<dyn Attention>,
     /// Empty; what sequences start from.
     store: Arc<dyn Store>,
     angles: Arc<Mutex<Arc<Angles>>>,
@@ -198,7 +199,7 @@ impl Llama {
             let expected = format!("a part of 0 .. {}", c.layers);
             Error::argument("layers", expected, format!("{layers:?}"))
         })?;
-        let (isa, team) = (self.engine.isa, self.engine.team.as_ref());
+        let team = self.engine.team.as_ref();
         let mut positions = Vec::new();
         for piece in pieces.iter() {
             positions.extend(piece.store.tokens()..piece.store.tokens() + piece.tokens.len());
@@ -255,43 +256,14 @@ impl Llama {
             visit(n, "attn_q.out", q_width, q)?;
             visit(n, "attn_k.out", kv_width, k)?;
             visit(n, "attn_v.out", kv_width, v)?;
-            for (heads, norm) in [&mut *q, &mut *k].into_iter().zip(&layer.qk_norms) {
-                if !norm.is_empty() {
-                    let before = heads.to_vec();
-                    rms_norm(isa, &before, norm, epsilon, heads, team);
-                }
-            }
-            angles.turn_rows(isa, c.pairs, &positions, q, q_width, team);
-            angles.turn_rows(isa, c.pairs, &positions, k, kv_width, team);
-            // An infinite key could hide behind a score of −∞, and a value would spoil rows that do not see it (0 · ∞); all else
-            // that is not finite shows in the layer's output.
-            self.check_finite(format_args!("blk.{n}.attn_k.out"), kv_width, k)?;
-            self.check_finite(format_args!("blk.{n}.attn_v.out"), kv_width, v)?;
-            let mut from = 0;
-            let writes = pieces.iter_mut().map(|piece| {
-                let rows = from..from + piece.tokens.len() * kv_width;
-                from = rows.end;
-                (&mut *piece.store, rows)
-            });
-            // Keys of a token go to as many cache lines as they have features: with many sequences that takes a while.
-            team.each(writes, &|_, (store, rows)| {
-                store.write(n, &k[rows.clone()], &v[rows], team);
-            });
-            let sequences: Vec<Sequence<'_>> = (pieces.iter())
-                .map(|piece| Sequence {
-                    store: &*piece.store,
-                    positions: piece.store.tokens()..piece.store.tokens() + piece.tokens.len(),
-                })
-                .collect();
-            let call = Call {
-                engine: &self.engine,
-                layer: n,
-                heads: c.heads,
-                mask: Mask { window: c.window },
-                sequences: &sequences,
-                queries: q,
+            let heads = Heads {
+                q: &mut *q,
+                k: &mut *k,
+                v: &mut *v,
+                mixed: &mut *mixed,
+                positions: &positions,
             };
-            self.attention.attend(&call, mixed);
+            self.mix((n, layer), &angles, heads, pieces)?;
             visit(n, "attn_output.in", q_width, mixed)?;
             let input = Input::new(mixed, q_width, &self.engine);
             layer

@@ -34,6 +34,7 @@ mod layer;
 pub mod linear;
 pub mod llama;
 mod load;
+mod mix;
 mod printer;
 pub mod rope;
 pub mod sample;

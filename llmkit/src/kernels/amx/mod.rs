@@ -26,7 +26,7 @@ mod probe;
 mod short;
 mod unit;
 
-use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch, _mm512_load_ps};
+use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch, _mm_sfence, _mm512_load_ps, _mm512_stream_ps};
 use std::cell::RefCell;
 
 use super::dense::{Into, Job, put512};
@@ -46,7 +46,12 @@ pub(super) use unit::{Hardware, SIDE, Unit, chain, chain_of_bytes, store_tiles, 
 /// * All that the job's pointers, sizes and strides reach is valid; nobody else touches the output meanwhile.
 pub(super) unsafe fn bf16(job: &Job) {
     // SAFETY: passed on.
-    unsafe { drive::<_, false, false>(&mut Hardware, job) }
+    unsafe {
+        match job.streams {
+            true => drive::<_, false, STREAMED>(&mut Hardware, job),
+            false => drive::<_, false, PLAIN>(&mut Hardware, job),
+        }
+    }
 }
 
 /// Does a job whose input lies in tiles (see [`tiled`](super::tiled)): `x_stride` is the words of a row, whole steps.
@@ -55,7 +60,12 @@ pub(super) unsafe fn bf16(job: &Job) {
 /// As [`bf16`].
 pub(super) unsafe fn tiled(job: &Job) {
     // SAFETY: passed on.
-    unsafe { drive::<_, true, false>(&mut Hardware, job) }
+    unsafe {
+        match job.streams {
+            true => drive::<_, true, STREAMED>(&mut Hardware, job),
+            false => drive::<_, true, PLAIN>(&mut Hardware, job),
+        }
+    }
 }
 
 /// Does a job of two panels, of a gate and of what it is for, and writes silu(gate) · up in bf16: into tiles, as the input lies in; `out_stride` is
@@ -65,12 +75,17 @@ pub(super) unsafe fn tiled(job: &Job) {
 /// As [`bf16`].
 pub(super) unsafe fn gated(job: &Job) {
     // SAFETY: passed on.
-    unsafe { drive::<_, true, true>(&mut Hardware, job) }
+    unsafe { drive::<_, true, GATED>(&mut Hardware, job) }
 }
+
+/// What becomes of tiles of C at the end: they are results, results that go past the caches, or a gate and what it is for.
+const PLAIN: u8 = 0;
+const STREAMED: u8 = 1;
+const GATED: u8 = 2;
 
 /// # Safety
 /// As [`Unit`] and [`Job`] ask.
-unsafe fn drive<U: Unit, const TILED: bool, const GATED: bool>(unit: &mut U, job: &Job) {
+unsafe fn drive<U: Unit, const TILED: bool, const END: u8>(unit: &mut U, job: &Job) {
     SUMS.with_borrow_mut(|sums| {
         let parts = job.words.div_ceil(PART).max(1);
         let part = (job.words.div_ceil(parts)).next_multiple_of(SIDE);
@@ -78,7 +93,7 @@ unsafe fn drive<U: Unit, const TILED: bool, const GATED: bool>(unit: &mut U, job
             sums.resize(ROWS * 2, Line::ZERO);
         }
         // SAFETY: passed on.
-        unsafe { in_parts::<U, TILED, GATED>(unit, job, part, sums) }
+        unsafe { in_parts::<U, TILED, END>(unit, job, part, sums) }
     });
 }
 
@@ -86,7 +101,7 @@ unsafe fn drive<U: Unit, const TILED: bool, const GATED: bool>(unit: &mut U, job
 ///
 /// # Safety
 /// As [`drive`].
-unsafe fn in_parts<U: Unit, const TILED: bool, const GATED: bool>(
+unsafe fn in_parts<U: Unit, const TILED: bool, const END: u8>(
     unit: &mut U,
     job: &Job,
     part: usize,
@@ -133,12 +148,10 @@ unsafe fn in_parts<U: Unit, const TILED: bool, const GATED: bool>(
                         to: (k + part < job.words).then(|| sums[tiles..].as_mut_ptr()),
                     };
                     match (rows[1] > 0, piece.columns > LANES) {
-                        (false, false) => {
-                            block::<U, TILED, GATED, false, false>(unit, &piece, &way)
-                        }
-                        (false, true) => block::<U, TILED, GATED, false, true>(unit, &piece, &way),
-                        (true, false) => block::<U, TILED, GATED, true, false>(unit, &piece, &way),
-                        (true, true) => block::<U, TILED, GATED, true, true>(unit, &piece, &way),
+                        (false, false) => block::<U, TILED, END, false, false>(unit, &piece, &way),
+                        (false, true) => block::<U, TILED, END, false, true>(unit, &piece, &way),
+                        (true, false) => block::<U, TILED, END, true, false>(unit, &piece, &way),
+                        (true, true) => block::<U, TILED, END, true, true>(unit, &piece, &way),
                     }
                     next = match next.wrapping_add(piece.words / SIDE * at_once) {
                         after if after < end && !next.is_null() => after,
@@ -148,8 +161,14 @@ unsafe fn in_parts<U: Unit, const TILED: bool, const GATED: bool>(
             }
         }
     }
-    // SAFETY: the unit is there.
-    unsafe { unit.release() }
+    // SAFETY: the unit is there, and what every such processor has.
+    unsafe {
+        unit.release();
+        if END == STREAMED {
+            // Before anybody is told that they are there.
+            _mm_sfence();
+        }
+    }
 }
 
 /// Words from the first step of K of a row to the one that begins with word `k`: in tiles, those of other rows lie between.
@@ -188,13 +207,7 @@ const AHEAD: usize = 2;
 /// # Safety
 /// As [`drive`]; the unit is configured for the job's rows.
 #[inline(always)]
-unsafe fn block<
-    U: Unit,
-    const TILED: bool,
-    const GATED: bool,
-    const TALL: bool,
-    const WIDE: bool,
->(
+unsafe fn block<U: Unit, const TILED: bool, const END: u8, const TALL: bool, const WIDE: bool>(
     unit: &mut U,
     job: &Job,
     way: &Way,
@@ -242,21 +255,21 @@ unsafe fn block<
         if let Some(to) = way.to {
             return store_tiles::<U, TALL, WIDE>(unit, to);
         }
-        if GATED {
+        if END == GATED {
             put_gated::<U, 0, 1>(unit, job, 0);
             if TALL {
                 put_gated::<U, 2, 3>(unit, job, 1);
             }
             return;
         }
-        put::<U, 0>(unit, job, 0, 0);
+        put::<U, 0, END>(unit, job, 0, 0);
         if WIDE {
-            put::<U, 1>(unit, job, 0, 1);
+            put::<U, 1, END>(unit, job, 0, 1);
         }
         if TALL {
-            put::<U, 2>(unit, job, 1, 0);
+            put::<U, 2, END>(unit, job, 1, 0);
             if WIDE {
-                put::<U, 3>(unit, job, 1, 1);
+                put::<U, 3, END>(unit, job, 1, 1);
             }
         }
     }
@@ -301,17 +314,25 @@ unsafe fn step<U: Unit, const TALL: bool, const WIDE: bool>(
 /// # Safety
 /// As [`drive`].
 #[inline(always)]
-unsafe fn put<U: Unit, const C: u8>(unit: &mut U, job: &Job, tall: usize, wide: usize) {
+unsafe fn put<U: Unit, const C: u8, const END: u8>(
+    unit: &mut U,
+    job: &Job,
+    tall: usize,
+    wide: usize,
+) {
     let columns = (job.columns - wide * LANES).min(LANES);
     // SAFETY: these rows and columns are the job's.
     unsafe {
         let out = (job.out).add(tall * SIDE * job.out_stride + wide * LANES);
-        if columns == LANES && job.into == Into::Replace {
+        if columns == LANES && job.into == Into::Replace && END != STREAMED {
             return unit.store::<C>(out.cast(), job.out_stride);
         }
         let mut tile = [Line::ZERO; SIDE];
         unit.store::<C>(tile.as_mut_ptr().cast(), LANES);
         let rows = (job.rows - tall * SIDE).min(SIDE);
+        if END == STREAMED && columns == LANES && job.into == Into::Replace {
+            return stream(&tile[..rows], out, job.out_stride);
+        }
         put_lines(&tile[..rows], out, job.out_stride, columns, job.into);
     }
 }
@@ -352,6 +373,21 @@ unsafe fn put_lines(lines: &[Line], out: *mut f32, stride: usize, columns: usize
         unsafe {
             let sum = _mm512_load_ps(line.0.as_ptr().cast());
             put512(out.add(row * stride), columns, into, sum);
+        }
+    }
+}
+
+/// Lines to rows of the output, past the caches.
+///
+/// # Safety
+/// As [`drive`]; rows begin on cache lines.
+#[target_feature(enable = "avx512f")]
+unsafe fn stream(lines: &[Line], out: *mut f32, stride: usize) {
+    for (row, line) in lines.iter().enumerate() {
+        // SAFETY: the caller's rows.
+        unsafe {
+            let sum = _mm512_load_ps(line.0.as_ptr().cast());
+            _mm512_stream_ps(out.wrapping_add(row.wrapping_mul(stride)), sum);
         }
     }
 }

@@ -90,9 +90,10 @@ pub(super) unsafe fn knows_its_sums<U: Unit>(unit: &mut U) -> bool {
         into: Into::Replace,
         next: std::ptr::null(),
         gap: 1,
+        streams: false,
     };
     // SAFETY: the job's sizes are those of x, w and out.
-    unsafe { drive::<_, false, false>(unit, &job) };
+    unsafe { drive::<_, false, { super::PLAIN }>(unit, &job) };
     out.iter().enumerate().all(|(i, &got)| {
         let dot = |k: usize| x_at(i / outputs, k) * w_at(i % outputs, k);
         got == (0..2 * words).map(dot).sum::<f32>()

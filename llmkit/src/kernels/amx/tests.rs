@@ -140,6 +140,7 @@ fn whole(x: &[u32], w: &Panels, rows: usize, into: Into, out: &mut [f32]) -> Job
         into,
         next: std::ptr::null(),
         gap: 1,
+        streams: false,
     }
 }
 
@@ -150,7 +151,7 @@ fn simulate(x: &[u32], w: &Panels, tokens: usize, rows: usize, into: Into, start
         let (x, out) = (&x[from * w.words()..], &mut out[from * w.rows()..]);
         let job = whole(x, w, rows.min(tokens - from), into, out);
         // SAFETY: sizes as above.
-        unsafe { drive::<_, false, false>(&mut Simulated::default(), &job) };
+        unsafe { drive::<_, false, PLAIN>(&mut Simulated::default(), &job) };
     }
     out
 }
@@ -288,9 +289,10 @@ fn a_job_may_be_a_part_of_larger_matrices() {
             into: Into::Add,
             next: std::ptr::null(),
             gap: 1,
+            streams: false,
         };
         // SAFETY: the job lies inside x, w and out.
-        unsafe { drive::<_, false, false>(&mut Simulated::default(), &job) };
+        unsafe { drive::<_, false, PLAIN>(&mut Simulated::default(), &job) };
         // The part, by itself.
         let own: Vec<u32> = (first..first + rows)
             .flat_map(|t| &x[t * words..t * words + fewer])

@@ -106,6 +106,7 @@ impl<'a> Steps<'a> {
             into: Into::Replace,
             next: std::ptr::null(),
             gap: 1,
+            streams: false,
         };
         // SAFETY: x is all rows × D elements, the block has 64 keys of as many (asserted), scores are a strip's rows × 64.
         unsafe { self.multiply(scores) };
@@ -123,6 +124,7 @@ impl<'a> Steps<'a> {
             into: Into::Add,
             next: std::ptr::null(),
             gap: 1,
+            streams: false,
         };
         // SAFETY: x is these rows × 64 elements, the block has D features of as many (asserted), out is these rows × D.
         unsafe { self.multiply(mix) };
@@ -212,9 +214,16 @@ impl<'a> Steps<'a> {
                 (Element::Bf16, Isa::Avx512 | Isa::Amx) => self.lazy[r].total(),
                 _ => self.running[r].total,
             };
-            out.iter_mut().for_each(|it| *it /= total);
+            vectorized(self.isa, Divide, (out, total));
         }
     }
+}
+
+vectorizable!(Divide<'a>: divide, (&'a mut [f32], f32) => ());
+
+#[inline(always)]
+fn divide((values, by): (&mut [f32], f32)) {
+    values.iter_mut().for_each(|it| *it /= by);
 }
 
 vectorizable!(Weigh<'a>: weigh, (&'a mut [f32], &'a mut [Running], &'a mut [f32], Seen<'a>) => ());

@@ -242,14 +242,15 @@ unsafe fn fold<const TALL: bool, const WIDE: bool>(
                 let at = (tall * SIDE + row) * job.groups + g;
                 // SAFETY: the job has these rows and groups; lines are 64 aligned bytes.
                 unsafe {
-                    let (x_scale, correction) = (*job.x_scales.add(at), *job.corrections.add(at));
+                    let (x_scale, x_sum) = (*job.x_scales.add(at), *job.x_sums.add(at));
+                    let correction = job.minus_zero.wrapping_mul(x_sum);
                     let sum = _mm512_load_si512(sum.0.as_ptr().cast());
                     let sum = _mm512_add_epi32(sum, _mm512_set1_epi32(correction));
                     let factor = _mm512_mul_ps(scale, _mm512_set1_ps(x_scale));
                     let old = _mm512_load_ps(total.0.as_ptr().cast());
                     let mut new = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, old);
                     if let Some(min) = min {
-                        let x_sum = x_scale * *job.x_sums.add(at) as f32;
+                        let x_sum = x_scale * x_sum as f32;
                         new = _mm512_fmadd_ps(min, _mm512_set1_ps(x_sum), new);
                     }
                     _mm512_store_ps(total.0.as_mut_ptr().cast(), new);
@@ -281,18 +282,17 @@ mod tests {
     ];
 
     fn on_simulation<const BITS: usize>(x: &Bytes, matrix: &IntPanels, into: Into) -> Vec<f32> {
-        let corrections = matrix.corrections(x);
         let mut out = vec![0.5; x.tokens() * matrix.rows()];
         let panels = 0..matrix.rows().div_ceil(LANES);
         // SAFETY: out is (T, N), the processor has AVX-512, and the unit is made of memory.
         unsafe {
-            let input = (x, corrections.as_slice(), matrix);
             let out = Out {
+                streams: false,
                 at: out.as_mut_ptr(),
                 stride: matrix.rows(),
                 end: matrix.rows(),
             };
-            let job = Job::of(input, into, out, 0..x.tokens(), panels);
+            let job = Job::of((x, matrix), into, out, 0..x.tokens(), panels);
             drive::<Simulated, BITS>(&mut Simulated::default(), &job);
         }
         out

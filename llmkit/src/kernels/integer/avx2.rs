@@ -99,7 +99,8 @@ unsafe fn tile256<const BITS: usize, const M: usize>(job: &Job, half: usize) {
         for g in 0..job.groups {
             let mut sums = [_mm256_setzero_si256(); M];
             for (m, sum) in sums.iter_mut().enumerate() {
-                *sum = _mm256_set1_epi32(*job.corrections.add(m * job.groups + g));
+                let x_sum = *job.x_sums.add(m * job.groups + g);
+                *sum = _mm256_set1_epi32(job.minus_zero.wrapping_mul(x_sum));
             }
             for chunk in g * job.group_chunks..job.chunks.min((g + 1) * job.group_chunks) {
                 let (at, line) = (chunk.wrapping_mul(WORDS), chunk.wrapping_mul(BITS));

@@ -123,7 +123,8 @@ unsafe fn tile512<const BITS: usize, const M: usize, const P: usize>(job: &Job) 
             let mut odd = sums;
             for (m, sums) in sums.iter_mut().enumerate() {
                 let at = m.wrapping_mul(job.groups).wrapping_add(g);
-                let correction = *job.corrections.wrapping_add(at);
+                // Wrapping: a group with a value that is no number has a scale that is none, and any sum.
+                let correction = job.minus_zero.wrapping_mul(*job.x_sums.wrapping_add(at));
                 *sums = [_mm512_set1_epi32(correction); P];
             }
             let end = job.chunks.min((g + 1) * job.group_chunks);

@@ -1,5 +1,11 @@
 //! Inputs of integer kernels: rounded to 8 bits in groups.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+use std::marker::PhantomData;
+use std::slice::from_raw_parts_mut;
+
 use crate::kernels::activation::tree;
 use crate::kernels::aligned::Aligned;
 use crate::kernels::isa::{Isa, vectorizable, vectorized};
@@ -63,50 +69,37 @@ impl Bytes {
         (most, rule): (f32, Scale),
         team: &Team,
     ) {
-        let padded = columns.next_multiple_of(CHUNK);
-        let group = group.min(padded).max(CHUNK);
-        let (tokens, groups) = (
-            x.len().checked_div(columns).unwrap_or(0),
-            padded.div_ceil(group),
-        );
-        (self.tokens, self.columns, self.group) = (tokens, columns, group);
-        let words = self.lines.words_mut(tokens * padded / 4);
-        self.scales.resize(tokens * groups, 0.0);
-        self.sums.resize(tokens * groups, 0);
-        if tokens == 0 {
-            return;
-        }
-        let rows = std::sync::Mutex::new(
-            words
-                .chunks_exact_mut(padded / 4)
-                .zip(self.scales.chunks_exact_mut(groups))
-                .zip(self.sums.chunks_exact_mut(groups))
-                .enumerate(),
-        );
-        let parts = if tokens < 4 { 1 } else { team.threads() };
-        team.tasks(parts, &|_| {
-            loop {
-                // Four rows at a time: the lock costs less than a row.
-                let taken: Vec<_> = match rows.lock() {
-                    Ok(mut rows) => rows.by_ref().take(4).collect(),
-                    Err(_) => return,
-                };
-                if taken.is_empty() {
-                    return;
-                }
-                for (index, ((words, scales), sums)) in taken {
-                    x.row(isa, columns, index, |x| {
-                        let row = Row {
-                            x,
-                            words,
-                            scales,
-                            sums,
-                        };
-                        vectorized(isa, RoundRow, (row, group, rule, most));
-                    });
-                }
+        let tokens = x.len().checked_div(columns).unwrap_or(0);
+        let groups = self.begin(tokens, columns, group);
+        // Four rows at a time.
+        let parts = if tokens < 4 { 1 } else { tokens.div_ceil(4) };
+        team.tasks(parts, &|part| {
+            for index in part * 4..tokens.min((part + 1) * 4) {
+                x.row(isa, columns, index, |x| {
+                    // SAFETY: each row is written once.
+                    unsafe { groups.put(isa, (index, 0), x, rule, most) };
+                });
             }
         });
+    }
+
+    /// Makes room for (T, `columns`), to be written group by group.
+    pub(super) fn begin(&mut self, tokens: usize, columns: usize, group: usize) -> Groups<'_> {
+        let padded = columns.next_multiple_of(CHUNK);
+        let group = group.min(padded).max(CHUNK);
+        let groups = padded.div_ceil(group);
+        (self.tokens, self.columns, self.group) = (tokens, columns, group);
+        self.scales.resize(tokens * groups, 0.0);
+        self.sums.resize(tokens * groups, 0);
+        Groups {
+            words: self.lines.words_mut(tokens * padded / 4).as_mut_ptr(),
+            scales: self.scales.as_mut_ptr(),
+            sums: self.sums.as_mut_ptr(),
+            tokens,
+            columns,
+            group,
+            of: PhantomData,
+        }
     }
 
     /// Rows, T.
@@ -161,7 +154,13 @@ impl Bytes {
         &self.lines.words()[..self.tokens * self.row_words()]
     }
 
-    pub(super) fn code(&self, token: usize, column: usize) -> i8 {
+    /// Σ q of each group (T, groups).
+    #[cfg(test)]
+    pub(in crate::kernels) fn sums_of_groups(&self) -> Vec<i32> {
+        self.sums.clone()
+    }
+
+    pub(in crate::kernels) fn code(&self, token: usize, column: usize) -> i8 {
         let word = self.words()[token * self.row_words() + column / 4];
         word.to_le_bytes()[column % 4] as i8
     }
@@ -174,6 +173,60 @@ impl PartialEq for Bytes {
             && self.words() == other.words()
             && self.scales == other.scales
             && self.sums == other.sums
+    }
+}
+
+/// Where groups of an input are written, by several threads.
+pub(super) struct Groups<'a> {
+    /// As of [`Bytes`].
+    words: *mut u32,
+    scales: *mut f32,
+    sums: *mut i32,
+    tokens: usize,
+    columns: usize,
+    group: usize,
+    of: PhantomData<&'a mut Bytes>,
+}
+
+// SAFETY: it is like a mutable slice, of groups that no two threads write.
+unsafe impl Sync for Groups<'_> {}
+
+impl Groups<'_> {
+    /// Rounds `x` into the groups of a row from some column on, the first of a group; whole groups, or what there is up to the row's end.
+    ///
+    /// # Panics
+    /// If they are not there.
+    ///
+    /// # Safety
+    /// No other thread writes or reads these.
+    pub(super) unsafe fn put(
+        &self,
+        isa: Isa,
+        (row, column): (usize, usize),
+        x: &[f32],
+        rule: Scale,
+        most: f32,
+    ) {
+        let (end, group) = (column + x.len(), self.group);
+        let is_whole = end == self.columns || end.is_multiple_of(group);
+        assert!(
+            row < self.tokens && end <= self.columns && column.is_multiple_of(group) && is_whole,
+            "columns {column} to {end} of row {row}"
+        );
+        let padded = self.columns.next_multiple_of(CHUNK);
+        let words = row * padded + column..row * padded + end.next_multiple_of(CHUNK);
+        let first = row * padded.div_ceil(group) + column / group;
+        let groups = x.len().div_ceil(group);
+        // SAFETY: the row and these of its columns are there, and nobody else is at them.
+        let row = unsafe {
+            Row {
+                x,
+                words: from_raw_parts_mut(self.words.add(words.start / 4), words.len() / 4),
+                scales: from_raw_parts_mut(self.scales.add(first), groups),
+                sums: from_raw_parts_mut(self.sums.add(first), groups),
+            }
+        };
+        round(isa, row, group, (rule, most));
     }
 }
 
@@ -197,6 +250,19 @@ struct Row<'a> {
     words: &'a mut [u32],
     scales: &'a mut [f32],
     sums: &'a mut [i32],
+}
+
+fn round(isa: Isa, row: Row<'_>, group: usize, (rule, most): (Scale, f32)) {
+    #[cfg(target_arch = "x86_64")]
+    if isa.checked() >= Isa::Avx512
+        && group == CHUNK
+        && rule == Scale::OfGroup
+        && row.x.len().is_multiple_of(CHUNK)
+    {
+        // SAFETY: `checked` has seen it.
+        return unsafe { avx512::round_groups(row, most) };
+    }
+    vectorized(isa, RoundRow, (row, group, rule, most));
 }
 
 vectorizable!(RoundRow<'a>: round_row, (Row<'a>, usize, Scale, f32) => ());

@@ -22,6 +22,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod bytes;
+pub mod gated;
 mod panels;
 
 use std::ops::Range;
@@ -70,11 +71,10 @@ pub fn multiply_at(
 ///
 /// # Safety
 /// * This machine has `isa`, which is not the reference.
-/// * `x` has the matrix's columns and groups, `corrections` are those of the two, `out` is (T, N) with these rows and columns; nobody
-///   else touches them meanwhile.
+/// * `x` has the matrix's columns and groups, `out` is (T, N) with these rows and columns; nobody else touches them meanwhile.
 pub(super) unsafe fn some_panels(
     isa: Isa,
-    (x, corrections, matrix): (&Bytes, &[i32], &IntPanels),
+    (x, matrix): (&Bytes, &IntPanels),
     into: Into,
     out: Out,
     tokens: Range<usize>,
@@ -85,7 +85,7 @@ pub(super) unsafe fn some_panels(
     let block = ((1 << 19) / (4 * words.max(1))).next_multiple_of(ROWS_OF_TILES);
     for start in tokens.clone().step_by(block) {
         let tokens = start..tokens.end.min(start + block);
-        let job = Job::of((x, corrections, matrix), into, out, tokens, panels.clone());
+        let job = Job::of((x, matrix), into, out, tokens, panels.clone());
         // SAFETY: all of the job lies inside x, matrix and out; the rest is the caller's.
         unsafe {
             match matrix.bits {
@@ -114,8 +114,8 @@ struct Job {
     /// (rows, groups).
     x_scales: *const f32,
     x_sums: *const i32,
-    /// −zero · Σ q, what sums begin with.
-    corrections: *const i32,
+    /// What Σ q counts in a sum.
+    minus_zero: i32,
     rows: usize,
     /// (panels, chunks, bits).
     lines: *const Line,
@@ -140,7 +140,7 @@ struct Job {
 impl Job {
     /// Rows `tokens` of x and `panels` of the matrix.
     fn of(
-        (x, corrections, matrix): (&Bytes, &[i32], &IntPanels),
+        (x, matrix): (&Bytes, &IntPanels),
         into: Into,
         out: Out,
         tokens: Range<usize>,
@@ -152,7 +152,7 @@ impl Job {
             x: x.words()[start * chunks * WORDS..].as_ptr(),
             x_scales: x.scales[start * groups..].as_ptr(),
             x_sums: x.sums[start * groups..].as_ptr(),
-            corrections: corrections[start * groups..].as_ptr(),
+            minus_zero: matrix.minus_zero(),
             rows: tokens.len(),
             lines: matrix.lines[panels.start * chunks * matrix.bits..].as_ptr(),
             scales: matrix.scales[panels.start * groups..].as_ptr(),
@@ -186,7 +186,6 @@ impl Job {
                 x: self.x.add(row * self.chunks * WORDS),
                 x_scales: self.x_scales.add(row * self.groups),
                 x_sums: self.x_sums.add(row * self.groups),
-                corrections: self.corrections.add(row * self.groups),
                 lines: self.lines.add(panel * self.chunks * BITS),
                 scales: self.scales.add(panel * self.groups),
                 mins: match self.mins.is_null() {

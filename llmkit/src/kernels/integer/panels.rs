@@ -7,7 +7,6 @@
 use half::f16;
 use rayon::prelude::*;
 
-use super::bytes::Bytes;
 use crate::kernels::pages::Pages;
 use crate::kernels::panel::{LANES, Line};
 
@@ -152,17 +151,37 @@ impl IntPanels {
         self.columns.div_ceil(CHUNK)
     }
 
-    /// −zero · Σ q for each row and group of an input; zero where there are mins instead of a zero-point.
-    pub(in crate::kernels) fn corrections(&self, x: &Bytes) -> Vec<i32> {
-        let zero = match self.offset {
-            Offset::Zero(zero) => i32::from(zero),
+    /// −zero, what Σ q of a group counts in its sum; zero where there are mins instead of a zero-point.
+    pub(super) fn minus_zero(&self) -> i32 {
+        match self.offset {
+            Offset::Zero(zero) => -i32::from(zero),
             Offset::Mins(_) => 0,
-        };
-        // Wrapping: a group with a value that is no number has a scale that is none, and any sum.
-        x.sums
-            .iter()
-            .map(|sum| (-zero).wrapping_mul(*sum))
-            .collect()
+        }
+    }
+
+    /// The values of a row, into `out` (K).
+    ///
+    /// # Panics
+    /// If there is no such row, or `out` is not K long.
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.columns, "columns");
+        let (panel, lane) = (row / LANES, row % LANES);
+        for (chunk, out) in out.chunks_mut(CHUNK).enumerate() {
+            let at = panel * self.groups() + chunk * CHUNK / self.group;
+            let scale = self.scales[at][lane].to_f64();
+            let (zero, min) = match &self.offset {
+                Offset::Zero(zero) => (f64::from(*zero), 0.0),
+                Offset::Mins(mins) => (0.0, mins[at][lane].to_f64()),
+            };
+            let first = (panel * self.chunks() + chunk) * self.bits;
+            let lines = &self.lines[first..first + self.bits];
+            for (word, out) in out.chunks_mut(4).enumerate() {
+                let codes = get_four(lines, self.bits, lane, word).to_le_bytes();
+                for (out, code) in out.iter_mut().zip(codes) {
+                    *out = (scale * (f64::from(code) - zero) + min) as f32;
+                }
+            }
+        }
     }
 
     /// A row that has a scale or a min that is no finite number.
@@ -231,6 +250,16 @@ fn put(lines: &mut [Line], bits: usize, lane: usize, codes: &[u8; CHUNK]) {
             lines[first + line].0[lane] = parts.fold(0, |all, part| all | part);
         }
     }
+}
+
+/// The `word`-th four codes of a chunk's lane, a byte each.
+fn get_four(lines: &[Line], bits: usize, lane: usize, word: usize) -> u32 {
+    planes(bits).fold(0, |all, (first, width)| {
+        let in_line = 8 / width;
+        let mask = 0x0101_0101 * ((1u32 << width) - 1);
+        let part = lines[first + word / in_line].0[lane] >> (word % in_line * width) & mask;
+        all | part << first
+    })
 }
 
 fn get(lines: &[Line], bits: usize, lane: usize, at: usize) -> u8 {

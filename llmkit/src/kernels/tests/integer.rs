@@ -110,6 +110,29 @@ fn scale_and_min(m: &IntPanels, row: usize, group: usize) -> (f64, f64) {
 }
 
 #[test]
+fn rows_are_their_values() {
+    let (rows, columns) = (19, 70);
+    for bits in 1..=8 {
+        for (group, has_mins) in [(32, false), (64, true), (4096, false)] {
+            let code = |n: usize, k: usize| ((n * 31 + k * 7) % (1 << bits)) as u8;
+            let scale = |n: usize, g: usize| f16::from_f32(0.1 + (n + 3 * g) as f32 * 0.01);
+            let min = |n: usize, g: usize| f16::from_f32((n % 5) as f32 * 0.3 - g as f32);
+            let zero_or_min: Result<u8, OfGroup<'_>> = match has_mins {
+                true => Err(&min),
+                false => Ok(1),
+            };
+            let matrix = IntPanels::pack((rows, columns), bits, group, code, &scale, zero_or_min);
+            for n in 0..rows {
+                let mut row = vec![f32::NAN; columns];
+                matrix.row(n, &mut row);
+                let expected = (0..columns).map(|k| matrix.value(n, k) as f32);
+                assert!(expected.eq(row), "{bits} bits in {group}, row {n}");
+            }
+        }
+    }
+}
+
+#[test]
 fn planted_bugs_in_integer_products_are_caught() {
     let team = Team::new(1);
     for isa in fast() {

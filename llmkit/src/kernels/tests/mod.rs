@@ -6,6 +6,7 @@
 mod activation;
 mod attention;
 mod dense;
+mod gated;
 mod gram;
 mod halves;
 mod integer;

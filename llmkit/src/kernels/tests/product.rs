@@ -4,6 +4,7 @@ use half::f16;
 
 use super::{Numbers, fast};
 use crate::kernels::activation::to_bf16;
+use crate::kernels::aligned::Aligned;
 use crate::kernels::dense::{Element, Into, f32_words};
 use crate::kernels::integer::{Bytes, IntPanels};
 use crate::kernels::isa::Isa;
@@ -71,6 +72,55 @@ fn all_are_right(isa: Isa, kernel: &All<'_>) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Results larger than caches may go past them, from cache lines on or not.
+#[test]
+fn many_results_are_those_of_fewer_at_a_time() {
+    let (tokens, columns, outputs) = (1100, 32, 2064);
+    let mut numbers = Numbers(17);
+    let x = to_bf16(
+        Isa::Reference,
+        &numbers.take(tokens * columns),
+        columns,
+        &Team::new(1),
+    );
+    let matrix = Panels::of_bf16(&numbers.take(outputs * columns), columns);
+    let team = Team::new(2);
+    for isa in fast() {
+        let run = |x: &[u32], out: &mut [f32]| {
+            let product = Product {
+                matrix: Matrix::Dense {
+                    element: Element::Bf16,
+                    x,
+                    matrix: &matrix,
+                },
+                into: Into::Replace,
+                out,
+            };
+            multiply_all(isa, &mut [product], &team);
+        };
+        // Their sums do not depend on how many rows there are.
+        let mut expected = vec![0.0; tokens * outputs];
+        for (x, out) in x
+            .chunks(100 * columns / 2)
+            .zip(expected.chunks_mut(100 * outputs))
+        {
+            run(x, out);
+        }
+        let mut memory = Aligned::new();
+        let all = memory.floats_mut(tokens * outputs + 1);
+        for start in [0, 1] {
+            let out = &mut all[start..start + tokens * outputs];
+            out.fill(f32::NAN);
+            run(&x, out);
+            let same = out
+                .iter()
+                .zip(&expected)
+                .all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{isa} from {start}");
+        }
+    }
 }
 
 #[test]

@@ -16,6 +16,10 @@ fn rounding_is_right(kernel: &Round<'_>) -> Result<(), String> {
         (5, 33, 64),
         (9, 576, 64),
         (2, 100, 4096),
+        // Groups of 32 go four at a time: whole fours, and what is left.
+        (5, 576, 32),
+        (2, 128, 32),
+        (3, 96, 32),
     ] {
         let mut x = numbers.take(tokens * columns);
         x[0] = 0.0;
@@ -56,6 +60,39 @@ fn inputs_are_rounded_alike_everywhere_and_to_nearest() {
     }
     let tiny = Bytes::round(Isa::best(), &[1e-44, -1e-44], 2, 32, &Team::new(1));
     assert!(tiny.value(0, 0).abs() < 1e-38);
+}
+
+/// Numbers that are none, zeros, and those so small that their steps are none: in each place among four groups, with the reference's codes, sums and
+/// scales to the bit.
+#[test]
+fn groups_that_are_not_like_others_are_rounded_alike() {
+    let team = Team::new(1);
+    let mut numbers = Numbers(11);
+    for strange in [
+        f32::NAN,
+        f32::INFINITY,
+        -f32::INFINITY,
+        0.0,
+        1e-44,
+        1e-37,
+        f32::MAX,
+    ] {
+        for place in 0..6 {
+            let mut x = numbers.take(6 * 32);
+            x[32 * place..32 * (place + 1)].fill(0.0);
+            x[32 * place + 7] = strange;
+            let bits = |isa| {
+                let got = Bytes::round(isa, &x, x.len(), 32, &team);
+                let of_column = |k: usize| (got.code(0, k), got.value(0, k).to_bits());
+                let columns: Vec<_> = (0..x.len()).map(of_column).collect();
+                (columns, got.sums_of_groups())
+            };
+            let expected = bits(Isa::Reference);
+            for isa in Isa::here() {
+                assert!(bits(isa) == expected, "{isa}: {strange} in group {place}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -350,6 +350,7 @@ pub(super) fn one_row_as_unit(x: &[u32], matrix: &Windowed, into: Into, out: &mu
     assert!(Isa::Avx512.is_here() && x.len() == matrix.words && out.len() == matrix.rows);
     let panels = 0..matrix.windows.len();
     let out = Out {
+        streams: false,
         at: out.as_mut_ptr(),
         stride: matrix.rows,
         end: matrix.rows,

@@ -7,10 +7,11 @@ use std::sync::{Mutex, PoisonError};
 
 use super::{Decoded, Shape, Store};
 use crate::kernels::attention::{BLOCK, Block, block_lines};
+use crate::kernels::fetch::fetch;
 use crate::kernels::isa::Isa;
 use crate::kernels::keep::{Head, Side, Tokens, keep};
 use crate::kernels::pages::Pages;
-use crate::kernels::panel::{Element, Line};
+use crate::kernels::panel::{Element, LANES, Line};
 use crate::kernels::team::Team;
 
 /// Tokens below which threads are not worth waking.
@@ -169,6 +170,25 @@ impl Store for Contiguous {
             element: self.element,
             keys,
             values,
+        }
+    }
+
+    fn expect(&self, layer: usize) {
+        let (words, padded) = (self.element.words(BLOCK), self.shape.padded_dim());
+        let lines = block_lines(self.element, padded);
+        let Some(block) = self.blocks.first() else {
+            return;
+        };
+        // As much as the token sees, in pairs of panels and of words, as it is read.
+        let seen = (self.tokens + 1).next_multiple_of(2 * LANES).min(BLOCK);
+        let of_layer = layer * 2 * self.shape.groups * lines..;
+        let heads = block[of_layer].chunks_exact(2 * lines);
+        for head in heads.take(self.shape.groups) {
+            let (keys, values) = head.split_at(lines);
+            fetch(&keys[..seen / LANES * self.element.words(padded)]);
+            for panel in values.chunks_exact(words) {
+                fetch(&panel[..self.element.words(seen)]);
+            }
         }
     }
 

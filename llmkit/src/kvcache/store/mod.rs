@@ -87,6 +87,9 @@ pub trait Store: fmt::Debug + Send + Sync {
         decoded: &'a mut Decoded,
     ) -> Block<'a>;
 
+    /// Says that `layer` is going to be written and read soon, for the token that follows those kept: time to fetch what lies far away.
+    fn expect(&self, _layer: usize) {}
+
     /// The largest difference between what is written and what is read, as a share of the largest magnitude written.
     fn error(&self) -> f32;
 
@@ -147,6 +150,8 @@ mod tests {
     fn write(store: &mut dyn Store, mark: f32, count: usize) {
         let first = store.tokens();
         for layer in 0..SHAPE.layers {
+            // Nothing that could be seen.
+            store.expect(layer);
             let of = |is_value| -> Vec<f32> {
                 let token = |t: usize| {
                     (0..SHAPE.groups * SHAPE.head_dim).map(move |at| {

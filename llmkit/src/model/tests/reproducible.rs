@@ -143,6 +143,39 @@ fn a_small_model_has_one_hash_whatever_the_way() {
     assert!(seen.len() > 2 * WeightType::ALL.len(), "{seen:?}");
 }
 
+/// Of many short pieces a thread does all of attention for one of them, and then for the next.
+#[test]
+fn many_sequences_have_the_hash_that_one_has() {
+    let tokens: Vec<u32> = (0..70).map(|i| i * i * 7 % 31).collect();
+    let alone = Way {
+        batch: 1,
+        chunk: 16,
+        threads: 1,
+    };
+    let many = [1, 2].map(|threads| Way {
+        batch: 32,
+        chunk: 1,
+        threads,
+    });
+    for kind in WeightType::ALL {
+        let model = tiny::model(kind);
+        for isa in Isa::here() {
+            let network = on(&model, isa);
+            let ways = [alone, many[0], many[1]];
+            hashes(&network, &stores(&network, true), &tokens, &ways).unwrap();
+        }
+    }
+    let network = on(&tiny::model(WeightType::F32), Isa::best());
+    let network = network.with_attention(Arc::new(Planted::SplitByChunk));
+    let found = hashes(
+        &network,
+        &stores(&network, true),
+        &tokens,
+        &[alone, many[1]],
+    );
+    assert!(found.is_err());
+}
+
 #[test]
 fn sums_that_are_cut_where_chunks_are_have_other_hashes() {
     let tokens: Vec<u32> = (0..200).map(|i| i * i * 7 % 31).collect();

@@ -1,6 +1,7 @@
 //! Inputs in tiles, gates of two panels, and jobs of one tile of rows.
 
 use super::*;
+use crate::kernels::aligned::Aligned;
 use crate::kernels::tiled;
 
 /// Rows of words as they lie in tiles; those that are not there must not matter.
@@ -46,7 +47,7 @@ fn tiles_change_nothing_but_where_an_input_lies() {
             let mut out = vec![start; tokens * outputs];
             let job = whole(x, &w, tokens, into, &mut out);
             // SAFETY: sizes as above.
-            unsafe { drive::<_, true, false>(&mut Simulated::default(), &job) };
+            unsafe { drive::<_, true, PLAIN>(&mut Simulated::default(), &job) };
             out
         };
         for (into, start) in [(Into::Replace, 7.0), (Into::Add, 0.5)] {
@@ -62,6 +63,35 @@ fn tiles_change_nothing_but_where_an_input_lies() {
             rows.resize(tiles.len(), 0);
             let wrong = multiply(&rows, into, start);
             assert!(k == 32 || !have_the_same_bits(&wrong, &expected));
+        }
+    }
+}
+
+#[test]
+fn results_that_go_past_the_caches_are_the_same() {
+    if !has_avx512() {
+        return;
+    }
+    for (tokens, k, outputs) in [(1, 32, 16), (33, 96, 48), (40, 640, 70)] {
+        let (x, w) = (noise(tokens * k, 4), noise(outputs * k, 5));
+        let (x, w) = (halves_of(&x, k), Panels::of_bf16(&w, k));
+        for into in [Into::Replace, Into::Add] {
+            let expected = simulate(&x, &w, tokens, tokens, into, 0.5);
+            let stride = outputs.next_multiple_of(LANES);
+            let mut memory = Aligned::new();
+            let out = memory.floats_mut(tokens * stride);
+            out.fill(0.5);
+            let job = Job {
+                out_stride: stride,
+                streams: true,
+                ..whole(&x, &w, tokens, into, out)
+            };
+            // SAFETY: sizes as above; rows begin on cache lines.
+            unsafe { drive::<_, false, STREAMED>(&mut Simulated::default(), &job) };
+            for (row, expected) in out.chunks(stride).zip(expected.chunks(outputs)) {
+                assert!(have_the_same_bits(&row[..outputs], expected), "{outputs}");
+                assert!(row[outputs..].iter().all(|&it| it == 0.5), "beyond its end");
+            }
         }
     }
 }
@@ -100,9 +130,10 @@ fn a_gate_has_the_bits_of_its_two_products() {
                     into: Into::Replace,
                     next: std::ptr::null(),
                     gap: 1,
+                    streams: false,
                 };
                 // SAFETY: sizes as above.
-                unsafe { drive::<_, true, true>(&mut Simulated::default(), &job) };
+                unsafe { drive::<_, true, GATED>(&mut Simulated::default(), &job) };
             }
             let at = |i| tiled::word(&out, outputs, i / (outputs / 2), i % (outputs / 2));
             (0..tokens * outputs / 2).map(at).collect()
