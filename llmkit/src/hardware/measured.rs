@@ -63,6 +63,8 @@ struct Stage<'a> {
     pass: Pass,
     stores: Vec<Box<dyn Store>>,
     tokens: Vec<u32>,
+    /// Used again, as generation does: asking for megabytes and having them cleared is no part of a pass.
+    logits: Vec<f32>,
 }
 
 impl Stage<'_> {
@@ -85,6 +87,7 @@ impl Stage<'_> {
             pass,
             stores,
             tokens,
+            logits: Vec::new(),
         })
     }
 
@@ -105,7 +108,8 @@ impl Stage<'_> {
             .flat_map(|it| &it[it.len() - scored..])
             .copied()
             .collect();
-        black_box(network.logits(&rows));
+        network.logits_into(&rows, &mut self.logits);
+        black_box(&mut self.logits);
         self.stores
             .iter_mut()
             .for_each(|it| it.truncate(self.pass.kept));

@@ -206,7 +206,7 @@ fn perplexity_of_the_real_model_is_llama_cpps() {
         return;
     };
     // llama.cpp on these dequantized weights and this edition of the text: 27.8419 over 20 windows; the example
-    // `perplexity` gives 27.8422. The run that did so had 21.2799 after two windows.
+    // `eval` gives 27.8422. The run that did so had 21.2799 after two windows.
     let edition = "4f3e427e4aff23acff917a8a51aeae21bf12832256e26914c8fc250dcef4103c";
     if provenance.files[0].sha256 == edition {
         assert!((value / 21.2799 - 1.0).abs() < 1e-3, "{value}");
