@@ -83,14 +83,14 @@ pub(super) struct Out {
     pub stride: usize,
     /// The first column that is not wanted any more, or not there.
     pub end: usize,
-    /// Whether they go past the caches: as [`lasts`](Out::lasts) says, or not.
+    /// Whether they go past the caches: as [`outgrows_caches`](Out::outgrows_caches) says, or not.
     pub streams: bool,
 }
 
 impl Out {
     /// Whether rows of `stride` at `out` are so many that none of them is left in a cache when they are wanted: then caches need not fetch what is
     /// written over, and keep what is read. Only from cache lines on.
-    pub fn lasts(out: &[f32], stride: usize) -> bool {
+    pub fn outgrows_caches(out: &[f32], stride: usize) -> bool {
         /// Twice the second caches of two cores.
         const MOST: usize = 1 << 23;
         let on_lines = out.as_ptr().addr().is_multiple_of(64) && stride.is_multiple_of(LANES);

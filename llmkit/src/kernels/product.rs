@@ -282,7 +282,7 @@ impl Job<'_> {
             matrix: product.matrix,
             into: product.into,
             out: Out {
-                streams: Out::lasts(product.out, product.outputs()),
+                streams: Out::outgrows_caches(product.out, product.outputs()),
                 at: product.out.as_mut_ptr(),
                 stride: product.outputs(),
                 end: product.outputs(),

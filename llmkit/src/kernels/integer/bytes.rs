@@ -72,8 +72,7 @@ impl Bytes {
         let tokens = x.len().checked_div(columns).unwrap_or(0);
         let groups = self.begin(tokens, columns, group);
         // Four rows at a time.
-        let parts = if tokens < 4 { 1 } else { tokens.div_ceil(4) };
-        team.tasks(parts, &|part| {
+        team.tasks(tokens.div_ceil(4), &|part| {
             for index in part * 4..tokens.min((part + 1) * 4) {
                 x.row(isa, columns, index, |x| {
                     // SAFETY: each row is written once.

@@ -210,7 +210,8 @@ impl IntPanels {
     pub fn code(&self, row: usize, column: usize) -> u8 {
         let chunk = row / LANES * self.chunks() + column / CHUNK;
         let lines = &self.lines[chunk * self.bits..(chunk + 1) * self.bits];
-        get(lines, self.bits, row % LANES, column % CHUNK)
+        let at = column % CHUNK;
+        get_four(lines, self.bits, row % LANES, at / 4).to_le_bytes()[at % 4]
     }
 
     /// An element's value, in f64.
@@ -260,22 +261,4 @@ fn get_four(lines: &[Line], bits: usize, lane: usize, word: usize) -> u32 {
         let part = lines[first + word / in_line].0[lane] >> (word % in_line * width) & mask;
         all | part << first
     })
-}
-
-fn get(lines: &[Line], bits: usize, lane: usize, at: usize) -> u8 {
-    let mut code = 0;
-    for (first, width) in planes(bits) {
-        let (line, shift) = place(first, width, at);
-        let part = lines[line].0[lane] >> shift & ((1 << width) - 1);
-        code |= (part as u8) << first;
-    }
-    code
-}
-
-/// Line in the chunk and bit in the lane of the part of a code that a plane holds. (A plane of `width` bits is `width` lines, and the
-/// planes before it hold `first` bits, so it begins at line `first`.)
-fn place(first: usize, width: usize, at: usize) -> (usize, usize) {
-    let (word, byte) = (at / 4, at % 4);
-    let in_line = 8 / width;
-    (first + word / in_line, 8 * byte + word % in_line * width)
 }

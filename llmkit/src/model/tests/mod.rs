@@ -11,6 +11,7 @@ mod plain;
 pub(crate) mod real;
 mod reproducible;
 mod sampling;
+mod sequences;
 pub(crate) mod tiny;
 mod tokens;
 
